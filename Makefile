@@ -1,0 +1,72 @@
+# Everything this project does with itself, by name. CI calls `.ci/run`, which calls `make test`.
+#
+#   make test         the environment, the checks, and the tests against the installed wheel
+#   make check        linter, formatter and type checker only
+#   make demo         a small shop under load, its metrics and its newest exemplars; Ctrl-C ends it
+#   make bench        what a request and a scrape cost, against the alternatives
+#   make fuzz         the tests of untrusted input, with ten times the inputs of `make test`
+#   make dashboards   write dashboards/*.json again from dashboards/build.py
+#   make clean        remove whatever the above made
+#
+# PYTHON=python3.12 chooses the interpreter; ARGS="-k policy" is handed to pytest, the benchmarks or the demo.
+
+PYTHON ?= python3
+ARGS   ?=
+
+VENV  := $(CURDIR)/.venv
+BIN   := $(VENV)/bin
+DEMO  := $(CURDIR)/.venv-demo
+# The tree the tests run in: the unpacked sdist without the package, so that only the installed wheel can be imported.
+TREE  := $(CURDIR)/.build
+FILES := $(shell find exemplars dashboards compose tests .ci .github *.md LICENSE Makefile -type f -not -path '*/__pycache__/*')
+
+.PHONY: test check demo bench fuzz dashboards clean
+
+test: check $(VENV)/.wheel
+	rm -rf $(TREE)
+	mkdir $(TREE)
+	tar -xzf dist/exemplars-*.tar.gz -C $(TREE) --strip-components=1
+	rm -r $(TREE)/exemplars
+	cd $(TREE) && $(BIN)/coverage run -m pytest $(ARGS)
+	cd $(TREE) && $(BIN)/coverage report
+
+check: $(VENV)/.made
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+demo: $(DEMO)/.made
+	$(DEMO)/bin/exemplars demo $(ARGS)
+
+bench: $(VENV)/.wheel
+	$(BIN)/python -m tests.bench $(ARGS)
+
+fuzz: $(VENV)/.wheel
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
+dashboards: $(VENV)/.made
+	$(BIN)/python -m dashboards.build
+
+clean:
+	rm -rf $(VENV) $(DEMO) $(TREE) dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find exemplars dashboards tests -name __pycache__ -prune -exec rm -r {} +
+
+# pip below 25.1 does not know --group.
+$(VENV)/.made: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --group dev
+	touch $@
+
+$(VENV)/.wheel: $(VENV)/.made $(FILES)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist >/dev/null
+	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl
+	touch $@
+
+# What a user would have: the package with its extra, and nothing of the developers' tools.
+$(DEMO)/.made: pyproject.toml $(FILES)
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/python -m pip install --quiet '.[demo]'
+	touch $@
