@@ -1,0 +1,14 @@
+"""The one lock of the process.
+
+Re-entrant, because a signal handler or a destructor may observe while the same thread is observing: a plain lock
+would never be released. One, because a fork must find every structure of ours whole: it is taken before a fork and
+released on both sides of it, so that no child is born with it held by a thread that does not exist there.
+"""
+
+import os
+import threading
+
+lock = threading.RLock()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)

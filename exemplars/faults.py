@@ -1,0 +1,47 @@
+"""What failed inside the library: counted by kind, logged once a kind, never raised."""
+
+import logging
+from typing import Final, Literal, get_args
+
+from exemplars._lock import lock
+
+Kind = Literal[
+    "active",  # the gauge of active requests
+    "collector",  # another's collector or metric family could not be collected or rendered
+    "duplicate_family",  # a family with the name of one of ours, known only at the scrape
+    "exemplar",  # an exemplar given by the caller is not one that OpenMetrics allows
+    "hook",  # a framework's hook of ours
+    "label",  # a label's function
+    "observation",  # a value that cannot be observed, or an observation that failed
+    "processor",  # the span processor could not be added to the tracer provider
+    "route",  # the route resolver
+    "span",  # finding, reading or marking the span
+]
+
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+
+counts: Final[dict[Kind, int]] = dict.fromkeys(KINDS, 0)
+
+_log = logging.getLogger("exemplars")
+
+
+def note(kind: Kind, error: BaseException | None = None, detail: str = "") -> None:
+    """Count one fault of *kind*; log the first of its kind with *error*'s traceback, if there is one.
+
+    Never raises, whatever the logging handlers do: it is called where a request must not be touched. Safe under
+    threads.
+    """
+    with lock:
+        counts[kind] += 1
+        first = counts[kind] == 1
+    if first:
+        try:
+            _log.warning(
+                "%s: %s (counted in exemplars_errors_total{kind=%r}; further ones are not logged)",
+                kind,
+                detail or (repr(error) if error is not None else "failed"),
+                kind,
+                exc_info=error,
+            )
+        except Exception:  # a broken logging handler must not reach the request either
+            pass

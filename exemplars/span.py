@@ -1,0 +1,211 @@
+"""The sampled span of a request: finding it, marking it, and the budget of marks."""
+
+import math
+from contextvars import ContextVar, Token
+from typing import Any
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context.context import Context
+from opentelemetry.trace import Span, SpanContext, SpanKind, StatusCode
+
+from exemplars import faults, semconv
+from exemplars._lock import lock
+from exemplars.options import DEFAULT_MARKS_PER_SECOND
+
+# Of spans in this process; exemplars_marked_total and exemplars_marks_refused_total.
+marked = 0
+refused = 0
+
+current_context = otel_context.get_current
+
+
+class Budget:
+    """Marks that may still be set: *rate* a second, twice that in a burst; 0.0 switches marking off.
+
+    A marked trace is kept by tail sampling, and a caller can force sampling by a header: the budget bounds both. One
+    half serves everything; the other is kept for buckets that show nothing and for errors. The fewer marks are left,
+    the older a shown exemplar must be before another may take its place: so hundreds of busy buckets share what there is in
+    turn, and a rare one always finds some.
+    """
+
+    __slots__ = ("_at", "_kept", "_shared", "capacity", "rate")
+
+    def __init__(self, rate: float = DEFAULT_MARKS_PER_SECOND) -> None:
+        self.rate = rate
+        self.capacity = max(rate, 1.0)  # of each half: below one whole mark nothing could ever be marked
+        self._shared = self._kept = self.capacity
+        self._at = -math.inf
+
+    def grant(self, now: float, freshness: float, urgent: bool) -> bool:
+        """Take a mark at *now* (seconds, monotonic), if this is worth one.
+
+        *freshness* is `Policy.freshness` of the bucket; *urgent* tells an error. Safe under threads.
+        """
+        with lock:
+            if now > self._at:
+                refill = min((now - self._at) * self.rate / 2, self.capacity)
+                self._shared = min(self._shared + refill, self.capacity)
+                self._kept = min(self._kept + refill, self.capacity)
+                self._at = now
+            # One whole mark stays for a bucket that shows nothing; the square root spreads the ages of busy buckets
+            # over the levels, so that an old one is served well before the youngest that are.
+            needed = 1.0 + (self.capacity - 1.0) * math.sqrt(min(freshness, 1.0))
+            if (urgent or freshness == 0.0) and self._kept >= needed:
+                self._kept -= 1.0
+                return True
+            if self._shared >= needed:
+                self._shared -= 1.0
+                return True
+            return False
+
+
+_budgets: dict[float, Budget] = {}
+_latest_rate = DEFAULT_MARKS_PER_SECOND
+
+
+def budget(rate: float) -> Budget:
+    """The budget of this process for *rate* marks a second: the same object for the same rate."""
+    global _latest_rate
+    with lock:
+        _latest_rate = rate
+        return _budgets.setdefault(rate, Budget(rate))
+
+
+def process_budget() -> Budget:
+    """The budget for metrics that belong to no middleware: that of the middleware constructed last."""
+    with lock:
+        return _budgets.setdefault(_latest_rate, Budget(_latest_rate))
+
+
+def claim(span: Span, marks: Budget, now: float, freshness: float, urgent: bool) -> SpanContext | None:
+    """The context of *span* if it may be shown as an exemplar, marked so that tail sampling keeps its trace.
+
+    ``None`` for an invalid or unsampled span, for a recording one when the budget has no mark for it, and for one that
+    ended without an error, as it can no longer be marked (one that ended with an error is kept by every sensible errors
+    policy). A span that bears the mark already costs nothing. Without marking (rate 0) every sampled span will do.
+    """
+    global marked, refused
+    context = span.get_span_context()
+    if not (context.is_valid and context.trace_flags.sampled):
+        return None
+    if marks.rate == 0.0:
+        return context
+    if not span.is_recording():
+        status = getattr(span, "status", None)
+        return context if status is not None and status.status_code is StatusCode.ERROR else None
+    attributes = getattr(span, "attributes", None)
+    if attributes is not None and attributes.get(semconv.MARK) == semconv.MARK_VALUE:
+        return context
+    if not marks.grant(now, freshness, urgent):
+        with lock:
+            refused += 1
+        return None
+    span.set_attribute(semconv.MARK, semconv.MARK_VALUE)
+    with lock:
+        marked += 1
+    return context
+
+
+class Cell:
+    """Where the span of one request is kept.
+
+    At the request's entry `open_cell` makes it and takes the context that surrounds the request; our span processor
+    puts the first server span into it that starts inside; the middleware adds the context at the response's start. The
+    span is looked for in these only when an exemplar is wanted.
+    """
+
+    __slots__ = ("at_entry", "at_start", "claimed", "request", "server_span")
+
+    def __init__(self, at_entry: Context, request: Any) -> None:
+        self.at_entry = at_entry
+        self.at_start: Context | None = None
+        self.server_span: Span | None = None
+        self.claimed: SpanContext | None = None  # marked ahead of the response's end, where the span ends earlier
+        self.request = request  # what measures it, for a framework's hook further in
+
+    def span(self) -> Span:
+        """The server span of the request, or the nearest to it that can be found; ``INVALID_SPAN`` if there is none.
+
+        A server span around us, then the first that started within, then what was current at the response's start,
+        which may be a span of the application inside a server span that its provider did not show us.
+        """
+        install_processor()
+        around = trace.get_current_span(self.at_entry)
+        if getattr(around, "kind", None) is SpanKind.SERVER:
+            return around
+        if self.server_span is not None:
+            return self.server_span
+        if self.at_start is not None:
+            started = trace.get_current_span(self.at_start)
+            if started.get_span_context().is_valid:
+                return started
+        return around
+
+
+_cell: ContextVar[Cell | None] = ContextVar("exemplars_cell", default=None)
+current_cell = _cell.get
+
+
+def open_cell(request: Any) -> tuple[Cell, Token[Cell | None]]:
+    """A new cell for *request*, found by the spans and hooks that run in this context from now on."""
+    cell = Cell(current_context(), request)
+    return cell, _cell.set(cell)
+
+
+def close_cell(token: Token[Cell | None]) -> None:
+    """Undo `open_cell`. Does nothing in another context than its own, as when a dropped coroutine is collected."""
+    try:
+        _cell.reset(token)
+    except ValueError:
+        pass
+
+
+class _ServerSpans:
+    """A span processor that puts the first server span of a request into its cell, and no other span.
+
+    It has the methods of the SDK's ``SpanProcessor``, which is not a dependency.
+    """
+
+    def on_start(self, span: Any, parent_context: Context | None = None) -> None:
+        cell = current_cell()
+        if cell is not None and cell.server_span is None and span.kind is SpanKind.SERVER:
+            cell.server_span = span
+
+    def _on_ending(self, span: Any) -> None:
+        pass
+
+    def on_end(self, span: Any) -> None:
+        pass
+
+    def shutdown(self) -> None:
+        pass
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        return True
+
+
+_processor = _ServerSpans()
+_provider: trace.TracerProvider | None = None
+
+
+def install_processor() -> None:
+    """Add our span processor to the global tracer provider, once for each provider that there ever is.
+
+    Where the provider takes none, or adding fails (counted), spans are still found where they are current at the
+    request's entry or at the response's start.
+    """
+    global _provider
+    provider = trace.get_tracer_provider()
+    if provider is _provider:
+        return
+    with lock:
+        if provider is _provider:
+            return
+        _provider = provider
+    try:
+        add: Any = getattr(provider, "add_span_processor", None)
+        if add is not None:
+            add(_processor)
+    except Exception as error:
+        faults.note("processor", error)

@@ -1,0 +1,44 @@
+"""Private memory: the numbers of one series as plain Python objects."""
+
+from exemplars._lock import lock
+from exemplars.policy import Slot
+
+
+class Record:
+    """The numbers of one series: a count per bucket, their sum, and what each bucket remembers as its exemplar.
+
+    Every change of a series passes through `add`, `set` or `put`, under the lock of the process, which the caller
+    holds: a store that keeps the numbers elsewhere as well overrides these three. A counter and a gauge have one
+    bucket; their value is *sum*. *exemplar_changes* counts what `put` did, so that a reader sees cheaply that nothing
+    changed.
+
+    The statements of `add` call nothing, so that even a signal handler that observes cannot come between the reading
+    and the writing of a number: CPython looks for signals only at calls and jumps.
+    """
+
+    __slots__ = ("counts", "exemplar_changes", "slots", "sum")
+
+    def __init__(self, buckets: int) -> None:
+        self.counts = [0] * buckets
+        self.sum: float = 0.0
+        self.slots: list[Slot | None] = [None] * buckets
+        self.exemplar_changes = 0
+
+    def add(self, index: int, amount: float) -> None:
+        """Count one observation of *amount* in bucket *index*."""
+        self.counts[index] += 1
+        self.sum += amount
+
+    def set(self, value: float) -> None:
+        """Make *value* the sum: a gauge's value, or a counter's."""
+        self.sum = value
+
+    def put(self, index: int, slot: Slot | None) -> None:
+        """Make *slot* what bucket *index* remembers."""
+        self.slots[index] = slot
+        self.exemplar_changes += 1
+
+    def read(self) -> tuple[list[int], float, list[Slot | None], int]:
+        """Counts, sum, slots and the number of exemplar changes, all of one moment. Takes the lock."""
+        with lock:
+            return self.counts.copy(), self.sum, self.slots.copy(), self.exemplar_changes
