@@ -393,8 +393,8 @@ class Histogram(Metric[HistogramChild]):
 
         *exemplar* ``None``: the current span, if it is sampled and the bucket wants one. ``{}``: none. Else labels of
         the caller's own; invalid ones are dropped and counted, never raised, and the observation counts all the same.
-        A value that is not a number (NaN) would spoil the sum for ever: it is not counted, but counted as a fault. Raises
-        ``ValueError`` on a metric with labels, and what ``float(amount)`` raises.
+        A value that is not a number (NaN) would spoil the sum for ever: it is not counted, but counted as a fault.
+        Raises ``ValueError`` on a metric with labels, and what ``float(amount)`` raises.
         """
         self._only().observe(amount, exemplar)
 

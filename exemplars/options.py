@@ -45,7 +45,8 @@ class Options(TypedDict, total=False):
       characters, empty when the function raises.
     - *optional_labels*: any of ``network_protocol_version``, ``server_address``, ``server_port`` (the last two are
       what the client's ``Host`` header says: *max_series* bounds them).
-    - *measure*: any of ``active_requests`` (default), ``request_body_size``, ``response_body_size``, ``response_start``.
+    - *measure*: any of ``active_requests`` (default), ``request_body_size``, ``response_body_size`` and
+      ``response_start``.
     - *policy*: when the exemplar of a bucket is replaced.
     - *marks_per_second*: how many spans a process marks for tail sampling; 0: exemplars without marks, for head
       sampling only.

@@ -25,8 +25,8 @@ class Budget:
 
     A marked trace is kept by tail sampling, and a caller can force sampling by a header: the budget bounds both. One
     half serves everything; the other is kept for buckets that show nothing and for errors. The fewer marks are left,
-    the older a shown exemplar must be before another may take its place: so hundreds of busy buckets share what there is in
-    turn, and a rare one always finds some.
+    the older a shown exemplar must be before another may take its place: so hundreds of busy buckets share what there is
+    in turn, and a rare one always finds some.
     """
 
     __slots__ = ("_at", "_kept", "_shared", "capacity", "rate")
@@ -123,6 +123,10 @@ class Cell:
         self.server_span: Span | None = None
         self.claimed: SpanContext | None = None  # marked ahead of the response's end, where the span ends earlier
         self.request = request  # what measures it, for a framework's hook further in
+
+    def claim(self, marks: Budget, now: float, freshness: float, urgent: bool) -> SpanContext | None:
+        """What was claimed ahead, else what `claim` says of the request's span now."""
+        return self.claimed or claim(self.span(), marks, now, freshness, urgent)
 
     def span(self) -> Span:
         """The server span of the request, or the nearest to it that can be found; ``INVALID_SPAN`` if there is none.

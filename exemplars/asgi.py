@@ -1,0 +1,123 @@
+"""The ASGI middleware."""
+
+from collections.abc import Awaitable
+from typing import Final, Unpack
+
+from exemplars import faults, routes
+from exemplars._types import ASGIApp, Message, Receive, Scope, Send
+from exemplars.options import Options, resolve
+from exemplars.recorder import Recorder, Request, content_length, host_of
+from exemplars.semconv import CLIENT_DISCONNECTED, INCOMPLETE_RESPONSE, PROTOCOL_VERSION, SERVER_ADDRESS, SERVER_PORT
+from exemplars.span import close_cell
+
+
+def header(headers: object, name: bytes) -> str:
+    """The first value of the header *name* (lower case) among ASGI's pairs of bytes; empty if there is none."""
+    for key, value in headers or ():  # type: ignore[attr-defined]  # what a server or an application gave
+        if key.lower() == name:
+            return bytes(value).decode("latin-1")
+    return ""
+
+
+def path_of(scope: Scope) -> str:
+    """The path of a request below ``root_path``, which newer servers put before it and older ones do not."""
+    path: str = scope.get("path") or "/"
+    root: str = (scope.get("root_path") or "").rstrip("/")
+    if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
+        return path[len(root) :] or "/"
+    return path
+
+
+OPTIONAL_READERS: Final = {
+    PROTOCOL_VERSION: lambda scope: str(scope.get("http_version") or ""),
+    SERVER_ADDRESS: lambda scope: host_of(header(scope.get("headers"), b"host"))[0],
+    SERVER_PORT: lambda scope: host_of(header(scope.get("headers"), b"host"))[1],
+}
+
+
+class ASGIMiddleware:
+    """Measure every HTTP request of *app* and attach its sampled span as exemplar. Pure ASGI, for any framework.
+
+    Options by keyword, see `exemplars.Options`; bad ones raise ``TypeError`` or ``ValueError`` here. Other scopes than
+    ``http`` pass untouched. Messages and exceptions pass as they are, whatever fails inside.
+    """
+
+    def __init__(self, app: ASGIApp, **options: Unpack[Options]) -> None:
+        self.app = app
+        self._recorder = Recorder(resolve(options), routes.asgi, OPTIONAL_READERS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or (self._recorder.exclude and self._recorder.excludes(path_of(scope))):
+            await self.app(scope, receive, send)
+            return
+        try:
+            request = _ASGIRequest(self._recorder, scope, receive, send)
+        except Exception as error:
+            faults.note("observation", error)
+            await self.app(scope, receive, send)
+            return
+        try:
+            await self.app(scope, request.receive, request.send)
+        except BaseException as error:
+            request.fail(error, sent=request.status is not None)
+            raise
+        finally:
+            if not request.done:
+                request.finish(CLIENT_DISCONNECTED if request.disconnected else INCOMPLETE_RESPONSE)
+            close_cell(request.token)
+
+
+class _ASGIRequest(Request):
+    """A request whose messages pass through."""
+
+    __slots__ = ("_headers", "_receive", "_send", "_trailers")
+
+    def __init__(self, recorder: Recorder, scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__(recorder, scope, scope.get("method", ""), scope.get("scheme", "http"))
+        self._receive = receive
+        self._send = send
+        self._trailers = False
+        self._headers: object = None
+
+    def send(self, message: Message) -> Awaitable[None]:
+        # No coroutine of our own: what the server returns is awaited by the application itself.
+        if not self.done:
+            try:
+                self._sending(message)
+            except Exception as error:
+                faults.note("observation", error)
+        return self._send(message)
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        kind = message["type"]
+        if kind == "http.request":
+            self.request_bytes += len(message.get("body") or b"")
+        elif kind == "http.disconnect":
+            self.disconnected = True
+        return message
+
+    def _sending(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "http.response.body":
+            self.response_bytes += len(message.get("body") or b"")
+            if not (message.get("more_body") or self._trailers):
+                self.finish()
+        elif kind == "http.response.start":
+            if self.status is None and message["status"] >= 200:  # a 1xx is not the response yet
+                self._trailers = bool(message.get("trailers"))
+                self._headers = message.get("headers")
+                self.respond(message["status"])
+        elif kind == "http.response.trailers":
+            if not message.get("more_trailers"):
+                self.finish()
+        elif kind == "http.response.pathsend":
+            self._count_file()
+            self.finish()
+        elif kind == "http.response.zerocopysend" and not (message.get("more_body") or self._trailers):
+            self._count_file()
+            self.finish()
+
+    def _count_file(self) -> None:
+        """Take the size of a body that does not pass through us from its header."""
+        self.response_bytes = content_length(header(self._headers, b"content-length"))

@@ -1,0 +1,109 @@
+"""A MIDDLEWARE entry for Django, sync and async."""
+
+from collections.abc import Callable
+from typing import Any
+
+from exemplars import asgi, faults, routes, wsgi
+from exemplars.options import resolve
+from exemplars.recorder import Recorder, Request, content_length
+from exemplars.span import close_cell, current_cell
+
+
+class Middleware:
+    """Measure Django's requests, at any position in ``MIDDLEWARE``.
+
+    Alone it measures what passes it: each request until its response is closed (a streamed one) or handed on (any
+    other), with the options of ``settings.EXEMPLARS``, a mapping like `exemplars.Options`. Inside our own ASGI or WSGI
+    middleware it only hands over what cannot be seen from there: the route, and the span while it still records.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[Any], Any]) -> None:
+        from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+        from django.conf import settings
+
+        self.get_response = get_response
+        self._asynchronous = iscoroutinefunction(get_response)
+        if self._asynchronous:
+            markcoroutinefunction(self)
+        self._options = resolve(getattr(settings, "EXEMPLARS", {}))
+        self._recorders: dict[bool, Recorder] = {}
+
+    def __call__(self, request: Any) -> Any:
+        if self._asynchronous:
+            return self._call_async(request)
+        outer, measured = self._enter(request)
+        try:
+            response = self.get_response(request)
+        except BaseException as error:
+            self._raised(measured, error)
+            raise
+        self._leave(request, response, outer, measured)
+        return response
+
+    async def _call_async(self, request: Any) -> Any:
+        outer, measured = self._enter(request)
+        try:
+            response = await self.get_response(request)
+        except BaseException as error:
+            self._raised(measured, error)
+            raise
+        self._leave(request, response, outer, measured)
+        return response
+
+    def _enter(self, request: Any) -> tuple[Request | None, Request | None]:
+        """The request as our middleware around measures it, if there is one; else as it is measured here, if it is."""
+        cell = current_cell()
+        if cell is not None and not cell.request.done:
+            return cell.request, None
+        try:
+            scope: Any = getattr(request, "scope", None)
+            asynchronous = scope is not None
+            recorder = self._recorders.get(asynchronous)
+            if recorder is None:
+                protocol = asgi if asynchronous else wsgi
+                route = routes.asgi if asynchronous else routes.wsgi
+                recorder = Recorder(self._options, route, protocol.OPTIONAL_READERS)
+                self._recorders[asynchronous] = recorder
+            if recorder.excludes(request.path_info):
+                return None, None
+            carrier = scope if asynchronous else request.environ
+            scheme = carrier.get("scheme", "http") if asynchronous else carrier.get("wsgi.url_scheme", "")
+            measured = Request(recorder, carrier, request.method, scheme)
+            measured.request_bytes = content_length(request.META.get("CONTENT_LENGTH") or "")
+            return None, measured
+        except Exception as error:
+            faults.note("hook", error)
+            return None, None
+
+    def _leave(self, request: Any, response: Any, outer: Request | None, measured: Request | None) -> None:
+        try:
+            match = getattr(request, "resolver_match", None)
+            route = match.route if match is not None else ""
+            if outer is not None:
+                outer.carrier[routes.KEY] = route
+                outer.claim_ahead(response.status_code)
+            elif measured is not None:
+                measured.carrier[routes.KEY] = route
+                measured.respond(response.status_code)
+                if response.streaming:
+                    measured.claim_ahead(response.status_code)
+                    measured.response_bytes = content_length(response.get("Content-Length", ""))
+                    response._resource_closers.append(measured.finish)
+                else:
+                    measured.response_bytes = len(response.content)
+                    measured.finish()
+        except Exception as error:
+            faults.note("hook", error)
+            if measured is not None:
+                measured.finish()
+        finally:
+            if measured is not None:
+                close_cell(measured.token)
+
+    def _raised(self, measured: Request | None, error: BaseException) -> None:
+        if measured is not None:
+            measured.fail(error, sent=False)
+            close_cell(measured.token)

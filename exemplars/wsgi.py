@@ -1,0 +1,167 @@
+"""The WSGI middleware."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, Unpack
+
+from exemplars import faults, routes
+from exemplars._types import Environ, StartResponse, WSGIApp
+from exemplars.options import Options, resolve
+from exemplars.recorder import Recorder, Request, content_length, host_of
+from exemplars.semconv import CLIENT_DISCONNECTED, INCOMPLETE_RESPONSE, PROTOCOL_VERSION, SERVER_ADDRESS, SERVER_PORT
+from exemplars.span import close_cell
+
+OPTIONAL_READERS: Final = {
+    PROTOCOL_VERSION: lambda environ: str(environ.get("SERVER_PROTOCOL") or "").removeprefix("HTTP/"),
+    SERVER_ADDRESS: lambda environ: host_of(environ.get("HTTP_HOST", ""))[0],
+    SERVER_PORT: lambda environ: host_of(environ.get("HTTP_HOST", ""))[1],
+}
+
+
+class WSGIMiddleware:
+    """Measure every request of *app* and attach its sampled span as exemplar. PEP 3333, for any framework.
+
+    Options by keyword, see `exemplars.Options`; bad ones raise ``TypeError`` or ``ValueError`` here. Status, headers,
+    body and exceptions pass as they are, whatever fails inside; a file handed to ``wsgi.file_wrapper`` stays one, so
+    that the server can send it by itself.
+    """
+
+    def __init__(self, app: WSGIApp, **options: Unpack[Options]) -> None:
+        self.app = app
+        self._recorder = Recorder(resolve(options), routes.wsgi, OPTIONAL_READERS)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if self._recorder.exclude and self._recorder.excludes(environ.get("PATH_INFO") or "/"):
+            return self.app(environ, start_response)
+        try:
+            environ[routes.APP] = self.app
+            request = _WSGIRequest(self._recorder, environ, start_response)
+        except Exception as error:
+            faults.note("observation", error)
+            return self.app(environ, start_response)
+        try:
+            body = self.app(environ, request.start_response)
+        except BaseException as error:
+            request.fail(error, request.sent)
+            raise
+        finally:
+            close_cell(request.token)
+        try:
+            return request.watch(body)
+        except Exception as error:
+            faults.note("observation", error)
+            request.finish()
+            return body
+
+
+class _WSGIRequest(Request):
+    """A request whose ``start_response`` and body pass through."""
+
+    __slots__ = ("_start_response", "_write", "sent")
+
+    def __init__(self, recorder: Recorder, environ: Environ, start_response: StartResponse) -> None:
+        super().__init__(recorder, environ, environ.get("REQUEST_METHOD", ""), environ.get("wsgi.url_scheme", ""))
+        self.request_bytes = content_length(environ.get("CONTENT_LENGTH") or "")
+        self._start_response = start_response
+        self._write: Any = None
+        self.sent = False  # headers go on their way with the first part of the body: only then is a status final
+
+    def start_response(self, status: str, headers: Sequence[tuple[str, str]], exc_info: Any = None) -> Any:
+        try:
+            code = int(status[:3])
+            self.respond(code)
+            self.claim_ahead(code)  # the span may end before the body does: Flask's does
+        except Exception as error:
+            faults.note("observation", error)
+        if exc_info is None:
+            self._write = self._start_response(status, headers)
+        else:
+            try:
+                self._write = self._start_response(status, headers, exc_info)
+            finally:
+                exc_info = None  # PEP 3333: no circular reference to the traceback
+        return self._writing
+
+    def watch(self, body: Iterable[bytes]) -> Iterable[bytes]:
+        """*body* so that its end is seen."""
+        wrapper = self.carrier.get("wsgi.file_wrapper")
+        if isinstance(wrapper, type):
+            if isinstance(body, wrapper):
+                return self._watch_file(body)
+        elif wrapper is not None and hasattr(body, "read"):
+            return self._watch_file(body)  # uWSGI's is a function that hands the file back
+        return (_SizedBody if isinstance(body, (list, tuple)) else _Body)(body, self)
+
+    def _writing(self, data: bytes) -> object:
+        self.sent = True
+        self.response_bytes += len(data)
+        return self._write(data)
+
+    def _watch_file(self, file: Any) -> Iterable[bytes]:
+        """*file* itself: servers know it by its class or its identity and send it by themselves."""
+        close = getattr(file, "close", None)
+
+        def close_and_finish() -> None:
+            try:
+                if close is not None:
+                    close()
+            finally:
+                self.finish()
+
+        try:
+            file.close = close_and_finish
+        except AttributeError:  # a file of C has no place for it: its end is not seen
+            self.finish()
+        body: Iterable[bytes] = file
+        return body
+
+
+class _Body:
+    """The body of a response. What iterates or closes it does so with the application's own."""
+
+    __slots__ = ("_body", "_request")
+
+    def __init__(self, body: Iterable[bytes], request: _WSGIRequest) -> None:
+        self._body = body
+        self._request = request
+
+    def __iter__(self) -> Iterator[bytes]:
+        request = self._request
+        try:
+            for part in self._body:
+                if part:
+                    request.sent = True
+                    request.response_bytes += len(part)
+                yield part
+        except GeneratorExit:
+            raise  # our own iterator was dropped; how the request ended shows when the body is closed
+        except BaseException as error:
+            request.fail(error, request.sent)
+            raise
+        request.finish(None if request.status is not None else INCOMPLETE_RESPONSE)
+
+    def close(self) -> None:
+        try:
+            close = getattr(self._body, "close", None)
+            if close is not None:
+                close()
+        finally:
+            self._end()
+
+    def __del__(self) -> None:
+        self._end()  # a server must close the body; one that does not must not leave a request active for ever
+
+    def _end(self) -> None:
+        """The body was not read to its end: there was none to send, or the client has gone."""
+        request = self._request
+        if not request.done:
+            bodiless = request.method == "HEAD" or request.status in (204, 304)
+            request.finish(None if bodiless else CLIENT_DISCONNECTED)
+
+
+class _SizedBody(_Body):
+    """A body whose parts a server may count, as it does to know the length of a single one."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return len(self._body)  # type: ignore[arg-type]  # a list or a tuple
