@@ -25,8 +25,8 @@ class Budget:
 
     A marked trace is kept by tail sampling, and a caller can force sampling by a header: the budget bounds both. One
     half serves everything; the other is kept for buckets that show nothing and for errors. The fewer marks are left,
-    the older a shown exemplar must be before another may take its place: so hundreds of busy buckets share what there is
-    in turn, and a rare one always finds some.
+    the older a shown exemplar must be before another may take its place: so hundreds of busy buckets share what there
+    is in turn, and a rare one always finds some.
     """
 
     __slots__ = ("_at", "_kept", "_shared", "capacity", "rate")
