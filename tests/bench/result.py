@@ -1,0 +1,134 @@
+"""What a run found out, against the numbers to reach."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Final, Literal, NamedTuple
+
+from .ours import COLD, MARK_ALL, OURS
+from .peers import BY_HAND
+from .stats import Estimate, estimate
+
+Row = Literal["asgi", "wsgi", "render"]
+ROWS: Final[Mapping[Row, str]] = {
+    "asgi": "Added to one ASGI request",
+    "wsgi": "Added to one WSGI request",
+    "render": "One page of 600 label sets, 10,200 lines with exemplars",
+}
+
+
+class Target(NamedTuple):
+    """
+    Ours must cost at most *must* times, and aims for *aim* times, what the *peer* does.
+
+    *less*: better read the other way round, as so many times less.
+    """
+
+    row: Row
+    what: str
+    peer: str
+    must: float
+    aim: float
+    less: bool = True
+
+    def number(self, ratio: float) -> str:
+        """*ratio*, of ours to the peer, as it is best read."""
+        if not self.less:
+            return f"{ratio:.2f}"
+        return f"{1 / ratio:.1f}" if ratio > 0 else "∞"
+
+    def verdict(self, bad_end: float) -> str:
+        return "aim reached" if bad_end <= self.aim else "must reached" if bad_end <= self.must else "short"
+
+    def __str__(self) -> str:
+        return f"{self.what}, {'× less than' if self.less else '×'} {self.peer}"
+
+
+BY_HAND_TARGET: Final = Target("asgi", "ASGI request", BY_HAND, 0.6, 0.4, less=False)
+COLD_TARGET: Final = Target("render", "page, cold", "prometheus_client", 1 / 5, 1 / 10)
+WARM_TARGET: Final = Target("render", "page, warm", "prometheus_client", 1 / 10, 1 / 25)
+TARGETS: Final = (
+    BY_HAND_TARGET,
+    Target("asgi", "ASGI request", "starlette_exporter", 1 / 8, 1 / 15),
+    Target("wsgi", "WSGI request", "prometheus_flask_exporter", 1 / 10, 1 / 15),
+    COLD_TARGET,
+    WARM_TARGET,
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How many times the cost of *peer* *ours* has, from pairs of the same round."""
+
+    ours: str
+    peer: str
+    ratio: Estimate
+    target: Target | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of a row: what each contender costs, in *unit*; on top of the *bare* application if there is one."""
+
+    row: Row
+    group: str
+    name: str
+    unit: str
+    cost: Mapping[str, Estimate]
+    comparisons: Sequence[Comparison]
+    bare: Estimate | None = None
+
+
+def compare(row: Row, costs: Mapping[str, Sequence[float]], *, binding: bool = True) -> list[Comparison]:
+    """
+    Each of ours with each peer; *costs* are paired by round.
+
+    The numbers to reach hold where this is *binding*, except for what no default of ours can come to.
+    """
+
+    def target(ours: str, peer: str) -> Target | None:
+        for each in TARGETS:
+            cold = ours == COLD
+            if (each.row, each.peer) == (row, peer) and (row != "render" or (each is COLD_TARGET) == cold):
+                return each if binding and ours != MARK_ALL else None
+        return None
+
+    return [
+        Comparison(
+            ours,
+            peer,
+            estimate([a / b if b > 0 else inf for a, b in zip(costs[ours], costs[peer], strict=True)]),
+            target(ours, peer),
+        )
+        for ours in costs
+        if ours.startswith(OURS)
+        for peer in costs
+        if not peer.startswith(OURS)
+    ]
+
+
+class Outcome(NamedTuple):
+    """How far a number is reached: *comparison* is the worst of all that it binds, found in *cell*."""
+
+    target: Target
+    cell: Cell
+    comparison: Comparison
+
+    @property
+    def verdict(self) -> str:
+        return self.target.verdict(self.comparison.ratio.high)
+
+
+def outcomes(cells: Sequence[Cell]) -> list[Outcome]:
+    """The outcome for each number that *cells* say something about."""
+    found = []
+    for target in TARGETS:
+        bound = [
+            Outcome(target, cell, comparison)
+            for cell in cells
+            for comparison in cell.comparisons
+            if comparison.target is target
+        ]
+        if bound:
+            found.append(max(bound, key=lambda each: each.comparison.ratio.high))
+    return found
