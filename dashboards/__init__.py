@@ -1,0 +1,1 @@
+"""Grafana's dashboards, and what writes them: a development tool. Only the JSON is shipped."""

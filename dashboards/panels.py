@@ -1,0 +1,138 @@
+"""The kinds of panels: one look for all dashboards."""
+
+from typing import Final
+
+from grafana_foundation_sdk.builders import common as viz
+from grafana_foundation_sdk.builders import dashboard, heatmap, prometheus, stat, table, timeseries
+from grafana_foundation_sdk.models import common, units
+from grafana_foundation_sdk.models.dashboard import (
+    DataTransformerConfig,
+    DynamicConfigValue,
+    Threshold,
+    ThresholdsMode,
+)
+from grafana_foundation_sdk.models.heatmap import HeatmapColorMode, HeatmapColorScale
+
+from .promql import DATASOURCE
+
+Panel = stat.Panel | timeseries.Panel | heatmap.Panel | table.Panel
+Column = tuple[str, prometheus.Dataquery]  # its unit and its query
+
+GREEN, YELLOW, ORANGE, RED, BLUE, GREY = "green", "yellow", "orange", "red", "blue", "#8e8e8e"
+DOTS: Final = "rgba(255, 0, 255, 0.8)"
+
+
+def thresholds(*steps: tuple[float | None, str]) -> dashboard.ThresholdsConfig:
+    """From each value on, its color; None: from the very bottom."""
+    built = [Threshold(value=value, color=color) for value, color in steps]
+    return dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(built)
+
+
+def fixed(color: str) -> list[DynamicConfigValue]:
+    return [DynamicConfigValue("color", {"mode": "fixed", "fixedColor": color})]
+
+
+def figure(title: str, description: str, unit: str, target: prometheus.Dataquery) -> stat.Panel:
+    """The newest value, and faintly behind it how it came there. A quarter wide."""
+    return (
+        stat.Panel()
+        .title(title)
+        .description(description)
+        .datasource(DATASOURCE)
+        .unit(unit)
+        .min(0)
+        .no_value("no requests")
+        .span(6)
+        .height(4)
+        .graph_mode(common.BigValueGraphMode.AREA)
+        .color_mode(common.BigValueColorMode.VALUE)
+        .reduce_options(viz.ReduceDataOptions().calcs(["lastNotNull"]))
+        .thresholds(thresholds((None, BLUE)))
+        .with_target(target)
+    )
+
+
+def lines(title: str, description: str, unit: str, *targets: prometheus.Dataquery) -> timeseries.Panel:
+    """Half wide."""
+    return (
+        timeseries.Panel()
+        .title(title)
+        .description(description)
+        .datasource(DATASOURCE)
+        .unit(unit)
+        .min(0)
+        .span(12)
+        .height(8)
+        .line_width(1)
+        .show_points(common.VisibilityMode.NEVER)
+        .legend(
+            viz.VizLegendOptions()
+            .show_legend(True)
+            .display_mode(common.LegendDisplayMode.LIST)
+            .placement(common.LegendPlacement.BOTTOM)
+        )
+        .tooltip(viz.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI).sort(common.SortOrder.DESCENDING))
+        .targets(list(targets))
+    )
+
+
+def stacked(title: str, description: str, unit: str, *targets: prometheus.Dataquery) -> timeseries.Panel:
+    panel = lines(title, description, unit, *targets)
+    return panel.stacking(viz.StackingConfig().mode(common.StackingMode.NORMAL)).fill_opacity(35)
+
+
+def squares(title: str, description: str, target: prometheus.Dataquery) -> heatmap.Panel:
+    """Counts in buckets of seconds. Half wide."""
+    return (
+        heatmap.Panel()
+        .title(title)
+        .description(description)
+        .datasource(DATASOURCE)
+        .unit(units.Short)
+        .span(12)
+        .height(8)
+        .calculate(False)
+        .color(
+            heatmap.HeatmapColorOptions()
+            .mode(HeatmapColorMode.SCHEME)
+            .scheme("Blues")
+            .scale(HeatmapColorScale.EXPONENTIAL)
+            .exponent(0.5)
+        )
+        .cell_gap(1)
+        .y_axis(heatmap.YAxisConfig().unit(units.Seconds).axis_placement(common.AxisPlacement.LEFT))
+        .exemplars_color(DOTS)
+        .with_target(target)
+    )
+
+
+def listing(title: str, description: str, key: tuple[str, str], **columns: Column) -> table.Panel:
+    """A row for each value of a label: *key* is the column's name and the label. Half wide.
+
+    The columns' queries have the refs A, B, C and so on, in this order: Grafana names their values by them.
+    """
+    fields = {key[1]: key[0]} | {f"Value #{ref}": name for ref, name in zip("ABCDEFGH", columns, strict=False)}
+    panel = (
+        table.Panel()
+        .title(title)
+        .description(description)
+        .datasource(DATASOURCE)
+        .unit(units.Short)
+        .span(12)
+        .height(8)
+        .targets([target for _, target in columns.values()])
+        .with_transformation(DataTransformerConfig("merge", options={}))
+        .with_transformation(
+            DataTransformerConfig(
+                "organize",
+                options={
+                    "excludeByName": {"Time": True},
+                    "indexByName": {field: index for index, field in enumerate(fields)},
+                    "renameByName": fields,
+                },
+            )
+        )
+    )
+    for name, (unit, _) in columns.items():
+        panel = panel.override_by_name(name, [DynamicConfigValue("unit", unit)])
+    return panel
