@@ -36,7 +36,7 @@ def rate(metric: str, matchers: str = REQUESTS, *, over: str = STEP) -> str:
 
 
 def failures(metric: str, *, over: str = STEP) -> str:
-    """Failed requests, per second; for `total` and `quantile`, as nothing encloses it. Both sides keep all labels, so what is in both is taken once."""
+    """Failed requests, per second, to be summed. Both sides keep all labels, so what is in both is taken once."""
     return f"{rate(metric, FAILED, over=over)} or {rate(metric, FAILED_BY_STATUS, over=over)}"
 
 
