@@ -8,7 +8,7 @@ from exemplars._types import ASGIApp, Message, Receive, Scope, Send
 from exemplars.options import Options, resolve
 from exemplars.recorder import Recorder, Request, content_length, host_of
 from exemplars.semconv import CLIENT_DISCONNECTED, INCOMPLETE_RESPONSE, PROTOCOL_VERSION, SERVER_ADDRESS, SERVER_PORT
-from exemplars.span import close_cell
+from exemplars.span import leave
 
 
 def header(headers: object, name: bytes) -> str:
@@ -64,26 +64,34 @@ class ASGIMiddleware:
         finally:
             if not request.done:
                 request.finish(CLIENT_DISCONNECTED if request.disconnected else INCOMPLETE_RESPONSE)
-            close_cell(request.token)
+            leave(request.token)
 
 
 class _ASGIRequest(Request):
     """A request whose messages pass through."""
 
-    __slots__ = ("_headers", "_receive", "_send", "_trailers")
+    _trailers = False
+    _headers: object = None
 
     def __init__(self, recorder: Recorder, scope: Scope, receive: Receive, send: Send) -> None:
-        super().__init__(recorder, scope, scope.get("method", ""), scope.get("scheme", "http"))
         self._receive = receive
         self._send = send
-        self._trailers = False
-        self._headers: object = None
+        super().__init__(recorder, scope, scope.get("method", ""), scope.get("scheme", "http"))
 
     def send(self, message: Message) -> Awaitable[None]:
         # No coroutine of our own: what the server returns is awaited by the application itself.
         if not self.done:
             try:
-                self._sending(message)
+                kind = message["type"]
+                if kind == "http.response.body":
+                    if self._recorder.response_size is not None:
+                        self.response_bytes += len(message.get("body") or b"")
+                    if not (message.get("more_body") or self._trailers):
+                        self.finish()
+                elif kind == "http.response.start":
+                    self._start(message)
+                else:
+                    self._send_other(kind, message)
             except Exception as error:
                 faults.note("observation", error)
         return self._send(message)
@@ -97,27 +105,21 @@ class _ASGIRequest(Request):
             self.disconnected = True
         return message
 
-    def _sending(self, message: Message) -> None:
-        kind = message["type"]
-        if kind == "http.response.body":
-            self.response_bytes += len(message.get("body") or b"")
-            if not (message.get("more_body") or self._trailers):
-                self.finish()
-        elif kind == "http.response.start":
-            if self.status is None and message["status"] >= 200:  # a 1xx is not the response yet
-                self._trailers = bool(message.get("trailers"))
-                self._headers = message.get("headers")
-                self.respond(message["status"])
-        elif kind == "http.response.trailers":
+    def _start(self, message: Message) -> None:
+        status = message["status"]
+        if self.status is None and status >= 200:  # a 1xx is not the response yet
+            if message.get("trailers"):
+                self._trailers = True
+            self._headers = message.get("headers")
+            self.respond(status)
+
+    def _send_other(self, kind: str, message: Message) -> None:
+        if kind == "http.response.trailers":
             if not message.get("more_trailers"):
                 self.finish()
-        elif kind == "http.response.pathsend":
-            self._count_file()
+        elif kind == "http.response.pathsend" or (
+            kind == "http.response.zerocopysend" and not (message.get("more_body") or self._trailers)
+        ):
+            # The body does not pass through us: its header tells how long it is.
+            self.response_bytes = content_length(header(self._headers, b"content-length"))
             self.finish()
-        elif kind == "http.response.zerocopysend" and not (message.get("more_body") or self._trailers):
-            self._count_file()
-            self.finish()
-
-    def _count_file(self) -> None:
-        """Take the size of a body that does not pass through us from its header."""
-        self.response_bytes = content_length(header(self._headers, b"content-length"))

@@ -6,7 +6,7 @@ from typing import Any
 from exemplars import asgi, faults, routes, wsgi
 from exemplars.options import resolve
 from exemplars.recorder import Recorder, Request, content_length
-from exemplars.span import close_cell, current_cell
+from exemplars.span import current_cell, leave
 
 
 class Middleware:
@@ -56,8 +56,8 @@ class Middleware:
     def _enter(self, request: Any) -> tuple[Request | None, Request | None]:
         """The request as our middleware around measures it, if there is one; else as it is measured here, if it is."""
         cell = current_cell()
-        if cell is not None and not cell.request.done:
-            return cell.request, None
+        if isinstance(cell, Request) and not cell.done:
+            return cell, None
         try:
             scope: Any = getattr(request, "scope", None)
             asynchronous = scope is not None
@@ -101,9 +101,9 @@ class Middleware:
                 measured.finish()
         finally:
             if measured is not None:
-                close_cell(measured.token)
+                leave(measured.token)
 
     def _raised(self, measured: Request | None, error: BaseException) -> None:
         if measured is not None:
             measured.fail(error, sent=False)
-            close_cell(measured.token)
+            leave(measured.token)

@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from opentelemetry import trace
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import Span, SpanContext
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client import Metric as MetricFamily
 from prometheus_client.context_managers import ExceptionCounter, InprogressTracker, Timer
@@ -23,7 +23,7 @@ from exemplars._lock import lock
 from exemplars._types import ExemplarLabels
 from exemplars.options import DEFAULT_MAX_SERIES, check_buckets, check_label_name, check_max_series
 from exemplars.policy import Policy, Slot, next_timestamp
-from exemplars.span import Budget, claim, process_budget
+from exemplars.span import Budget, mark, process_budget, sampled_context
 from exemplars.store.memory import Record
 
 # Of this process; exemplars_taken_total and exemplars_series_refused_total{metric}.
@@ -41,17 +41,23 @@ _LIVE_MODES: Final = ("livemin", "livemax", "livesum", "livemostrecent")
 _GAUGE_MODES: Final = ("min", "max", "sum", "mostrecent", *_LIVE_MODES)
 
 
-class SpanClaim(Protocol):
+class SpanSource(Protocol):
     """Where an observation gets the span that may become its exemplar."""
 
-    def claim(self, marks: Budget, now: float, freshness: float, urgent: bool) -> SpanContext | None: ...
+    @property
+    def claimed(self) -> SpanContext | None:
+        """The context of a span that was found and marked ahead."""
+
+    def span(self) -> Span: ...
 
 
 class _CurrentSpan:
     """The span that is current where the observation is made."""
 
-    def claim(self, marks: Budget, now: float, freshness: float, urgent: bool) -> SpanContext | None:
-        return claim(trace.get_current_span(), marks, now, freshness, urgent)
+    claimed = None
+
+    def span(self) -> Span:
+        return trace.get_current_span()
 
 
 _CURRENT_SPAN: Final = _CurrentSpan()
@@ -97,15 +103,25 @@ class Child:
         """Tell whether the exemplar in *slot* is one to expose at *now*."""
         return slot is not None and not self._policy.expired(slot, now)
 
-    def _offer(self, index: int, amount: float, now: float, slot: Slot | None, source: SpanClaim) -> None:
+    def _offer(self, index: int, amount: float, now: float, slot: Slot | None, source: SpanSource) -> None:
         """Make the span of *source* the exemplar of bucket *index*, if there is one that may be. Never raises."""
         try:
-            marks = self.marks or process_budget()
-            context = source.claim(marks, now, self._policy.freshness(slot, now), self.urgent)
+            context = source.claimed or self._claim(now, slot, source)
             if context is not None:
                 self._keep(index, amount, now, context.trace_id, context.span_id)
         except Exception as error:
             faults.note("span", error)
+
+    def _claim(self, now: float, slot: Slot | None, source: SpanSource) -> SpanContext | None:
+        """The context of the span of *source*, marked, if it may take the place of what is in *slot*."""
+        span = source.span()
+        if span is trace.INVALID_SPAN:
+            return None
+        context = sampled_context(span)
+        if context is None:
+            return None
+        freshness = self._policy.freshness(slot, now)
+        return context if mark(span, self.marks or process_budget(), now, freshness, self.urgent) else None
 
     def _offer_labels(self, index: int, amount: float, now: float, exemplar: ExemplarLabels) -> None:
         """Make the caller's own *exemplar* that of bucket *index*; count an invalid one as a fault. Never raises."""
@@ -320,34 +336,30 @@ class HistogramChild(Child):
             self.observe_at(amount, monotonic(), _CURRENT_SPAN)
         else:
             now = monotonic()
-            index, slot = self._count(amount)
+            index = bisect_left(self._bounds, amount)
+            with lock:
+                slot = self.record.add(index, amount)
             if slot is None or slot.welcomes(amount, now):
                 self._offer_labels(index, amount, now, exemplar)
 
-    def observe_at(self, amount: float, now: float, source: SpanClaim) -> None:
+    def observe_at(self, amount: float, now: float, source: SpanSource) -> None:
         """Count *amount* at *now* (seconds, monotonic) and ask *source* for a span if the bucket wants an exemplar."""
-        index, slot = self._count(amount)
+        index = bisect_left(self._bounds, amount)
+        with lock:
+            slot = self.record.add(index, amount)
         if slot is None or now >= slot.held_until or amount > slot.value:  # slot.welcomes, without the call
             self._offer(index, amount, now, slot, source)
 
-    def claim_ahead(self, amount: float, now: float, source: SpanClaim) -> SpanContext | None:
+    def claim_ahead(self, amount: float, now: float, source: SpanSource) -> SpanContext | None:
         """Claim a span for an observation of about *amount* that is still to come. May raise what *source* raises."""
         slot = self.record.slots[bisect_left(self._bounds, amount)]
         if slot is not None and not slot.welcomes(amount, now):
             return None
-        marks = self.marks or process_budget()
-        return source.claim(marks, now, self._policy.freshness(slot, now), self.urgent)
+        return self._claim(now, slot, source)
 
     def time(self) -> Timer:
         """A context manager, also a decorator of functions, that observes the seconds that its body took."""
         return Timer(self, "observe")  # type: ignore[no-untyped-call]
-
-    def _count(self, amount: float) -> tuple[int, Slot | None]:
-        index = bisect_left(self._bounds, amount)
-        record = self.record
-        with lock:
-            record.add(index, amount)
-            return index, record.slots[index]
 
 
 class Histogram(Metric[HistogramChild]):
@@ -428,8 +440,7 @@ class CounterChild(Child):
             raise ValueError(f"a counter only goes up: {amount!r} was to be added")
         now = monotonic()
         with lock:
-            self.record.add(0, amount)
-            slot = self.record.slots[0]
+            slot = self.record.add(0, amount)
         if slot is None or slot.welcomes(amount, now):
             if exemplar is None:
                 self._offer(0, amount, now, slot, _CURRENT_SPAN)
@@ -490,7 +501,10 @@ class GaugeChild(Child):
 
     def inc(self, amount: float = 1) -> None:
         """Add *amount*."""
-        amount = float(amount)
+        self.add(float(amount))
+
+    def add(self, amount: float) -> None:
+        """Add *amount*, which is a float."""
         with lock:
             self.record.add(0, amount)
 

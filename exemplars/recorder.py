@@ -2,21 +2,24 @@
 
 import re
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
 from prometheus_client import CollectorRegistry
 
 from exemplars import faults, selfmetrics, semconv
 from exemplars._lock import lock
-from exemplars._types import Carrier, RouteResolver
+from exemplars._types import Carrier, LabelValue, RouteResolver
 from exemplars.metrics import Gauge, GaugeChild, Histogram, HistogramChild, Metric, monotonic, same_shape
 from exemplars.options import Resolved
-from exemplars.span import Budget, budget, current_context, open_cell
+from exemplars.span import Budget, Cell, budget, current_context, enter
 
 MAX_LABEL_LENGTH: Final = 256
 
-_STATUS_TEXT: Final = {status: str(status) for status in range(100, 600)}
+_STATUS_LABELS: Final[dict[int | None, tuple[str, str]]] = {
+    None: ("", ""),
+    **{status: (str(status), str(status) if status >= 500 else "") for status in range(100, 600)},
+}
 _LEFT: Final = frozenset((semconv.CANCELLED, semconv.CLIENT_DISCONNECTED))
 # Told by name, as none of their libraries is imported: asyncio's, trio's and gevent's cancellation, a closed coroutine.
 _CANCELLATIONS: Final = frozenset(("CancelledError", "Cancelled", "GreenletExit", "GeneratorExit"))
@@ -81,13 +84,13 @@ class Recorder:
 
     def __init__(self, options: Resolved, route: RouteResolver, readers: Mapping[str, Callable[[Any], str]]) -> None:
         self.exclude = options.exclude
-        self._route = options.route or route
-        self._methods = {method: method for method in options.known_methods}
-        self._extra: tuple[tuple[str, str | Callable[[Any], str]], ...] = (
+        self.route = options.route or route
+        self.methods = {method: method for method in options.known_methods}
+        self.extra: tuple[tuple[str, LabelValue], ...] = (
             *((name, readers[name]) for name in options.optional_labels),
             *options.labels,
         )
-        labelnames = (*semconv.REQUEST_LABELS, *(name for name, _ in self._extra))
+        labelnames = (*semconv.REQUEST_LABELS, *(name for name, _ in self.extra))
         marks = budget(options.marks_per_second)
 
         def histogram(name: str, documentation: str, unit: str, buckets: tuple[float, ...]) -> Histogram:
@@ -136,41 +139,6 @@ class Recorder:
         """Tell whether requests for *path* are not measured."""
         return any(pattern.fullmatch(path) for pattern in self.exclude)
 
-    def method(self, method: str) -> str:
-        """*method* if it is a known one, else ``_OTHER``."""
-        return self._methods.get(method, semconv.OTHER_METHOD)
-
-    def route(self, carrier: Carrier) -> str:
-        """The route template of a request, empty when nothing matched or the resolver failed. Never raises."""
-        try:
-            route = self._route(carrier)
-            if route is None:
-                return ""
-            if not isinstance(route, str):
-                raise TypeError(f"the route is {route!r}: give a text or None")
-            return route
-        except Exception as error:
-            faults.note("route", error)
-            return ""
-
-    def extra(self, carrier: Carrier) -> tuple[str, ...]:
-        """The values of optional and further labels, empty where a function failed. Never raises."""
-        if not self._extra:
-            return ()
-        values = []
-        for name, value in self._extra:
-            if not isinstance(value, str):
-                try:
-                    value = value(carrier)
-                    if not isinstance(value, str):
-                        raise TypeError(f"label {name} is {value!r}: give a text")
-                    value = value[:MAX_LABEL_LENGTH]
-                except Exception as error:
-                    faults.note("label", error)
-                    value = ""
-            values.append(value)
-        return tuple(values)
-
 
 def host_of(header: str) -> tuple[str, str]:
     """Address and port in a ``Host`` header, each empty where it has none or is not of the form that RFC 9110 gives."""
@@ -183,73 +151,56 @@ def content_length(header: str) -> int:
     return int(header) if header.isascii() and header.isdigit() and len(header) <= 18 else 0
 
 
-def _status_text(status: int | None) -> str:
-    return "" if status is None else _STATUS_TEXT.get(status) or str(int(status))
+def _status_labels(status: int | None) -> tuple[str, str]:
+    """Status and error type of a response that was sent whole with *status*, as label values."""
+    known = _STATUS_LABELS.get(status)
+    if known is None:
+        text = str(int(status or 0))
+        known = (text, text if int(text) >= 500 else "")
+    return known
 
 
-def _error_type(status: int | None) -> str:
-    """The error type of a response that was sent whole."""
-    return _status_text(status) if status is not None and status >= 500 else ""
-
-
-class Request:
+class Request(Cell):
     """One request from its entry to its end. It is observed once, whatever happens; none of the methods raises.
 
-    A protocol's middleware tells it what happens: `respond` at the response's start, then `finish` or `fail`. Not for
-    two threads at once.
+    A protocol's middleware tells it what happens: `respond` at the response's start, then `finish` or `fail`; and gives
+    `token` back to `span.leave` when the application has returned. Not for two threads at once.
     """
 
-    __slots__ = (
-        "_active",
-        "_extra",
-        "_recorder",
-        "_route",
-        "_scheme",
-        "carrier",
-        "cell",
-        "disconnected",
-        "done",
-        "method",
-        "request_bytes",
-        "response_bytes",
-        "start",
-        "status",
-        "token",
-    )
+    # Of the class, as most requests end without a change to them.
+    status: int | None = None
+    done = False
+    disconnected = False
+    request_bytes = 0
+    response_bytes = 0
+    _route: str | None = None
+    _extra: tuple[str, ...] = ()
+    _active: GaugeChild | None = None
 
     def __init__(self, recorder: Recorder, carrier: Carrier, method: str, scheme: str) -> None:
+        self.at_entry = current_context()  # all that the cell's __init__ does
         self._recorder = recorder
         self.carrier = carrier
-        self.method = method = recorder._methods.get(method, semconv.OTHER_METHOD)
-        self._scheme = scheme if scheme in semconv.KNOWN_SCHEMES else semconv.OTHER_SCHEME
-        self._route: str | None = None
-        self._extra: tuple[str, ...] = ()
-        self.status: int | None = None
-        self.done = False
-        self.disconnected = False
-        self.request_bytes = 0
-        self.response_bytes = 0
-        self._active: GaugeChild | None = None
-        if recorder.active is not None:
-            key = (method, self._scheme)
-            self._active = recorder.active.children.get(key) or recorder.active.child(key)
-            self._active.inc()
-        self.cell, self.token = open_cell(self)
+        self.method = method = recorder.methods.get(method, semconv.OTHER_METHOD)
+        self._scheme = scheme = scheme if scheme in semconv.KNOWN_SCHEMES else semconv.OTHER_SCHEME
+        gauge = recorder.active
+        if gauge is not None:
+            key = (method, scheme)
+            self._active = active = gauge.children.get(key) or gauge.child(key)
+            active.add(1.0)
+        self.token = enter(self)
         self.start = monotonic()
 
     def respond(self, status: int) -> None:
         """Take down what is known at the response's start: *status*, the route, where the span is."""
         self.status = status
-        self.cell.at_start = current_context()
-        recorder = self._recorder
-        self._route = recorder.route(self.carrier)
-        if recorder._extra:
-            self._extra = recorder.extra(self.carrier)
-        if recorder.response_start is not None:
+        self.at_start = current_context()
+        self._describe()
+        response_start = self._recorder.response_start
+        if response_start is not None:
             try:
                 now = monotonic()
-                series = self._series(recorder.response_start, status, _error_type(status))
-                series.observe_at(now - self.start, now, self.cell)
+                self._series(response_start, *_status_labels(status)).observe_at(now - self.start, now, self)
             except Exception as error:
                 faults.note("observation", error)
 
@@ -259,18 +210,16 @@ class Request:
         For where the span ends before the response does: at the true end only a span that was claimed, or one that
         ended with an error, can be shown. Does nothing where one is claimed already.
         """
-        cell = self.cell
-        if cell.claimed is not None:
+        if self.claimed is not None:
             return
         try:
             if self._route is None:
-                self._route = self._recorder.route(self.carrier)
-                self._extra = self._recorder.extra(self.carrier)
-            if cell.at_start is None:
-                cell.at_start = current_context()
+                self._describe()
+            if self.at_start is None:
+                self.at_start = current_context()
             now = monotonic()
-            series = self._series(self._recorder.duration, status, _error_type(status))
-            cell.claimed = series.claim_ahead(now - self.start, now, cell)
+            series = self._series(self._recorder.duration, *_status_labels(status))
+            self.claimed = series.claim_ahead(now - self.start, now, self)
         except Exception as error:
             faults.note("span", error)
 
@@ -283,28 +232,27 @@ class Request:
         try:
             recorder = self._recorder
             if self._route is None:  # the response never started
-                self._route = recorder.route(self.carrier)
-                self._extra = recorder.extra(self.carrier)
-            status = self.status
+                self._describe()
+            status, of_status = _STATUS_LABELS.get(self.status) or _status_labels(self.status)
             if error_type is None:
-                error_type = _error_type(status)
-            self._series(recorder.duration, status, error_type).observe_at(now - self.start, now, self.cell)
+                error_type = of_status
+            self._series(recorder.duration, status, error_type).observe_at(now - self.start, now, self)
             if recorder.request_size is not None:
-                self._series(recorder.request_size, status, error_type).observe_at(self.request_bytes, now, self.cell)
+                self._series(recorder.request_size, status, error_type).observe_at(self.request_bytes, now, self)
             if recorder.response_size is not None:
-                self._series(recorder.response_size, status, error_type).observe_at(self.response_bytes, now, self.cell)
+                self._series(recorder.response_size, status, error_type).observe_at(self.response_bytes, now, self)
         except Exception as error:
             faults.note("observation", error)
         finally:
             if self._active is not None:
-                self._active.dec()
+                self._active.add(-1.0)
 
     def fail(self, error: BaseException, sent: bool) -> None:
         """Observe that *error* ended the request; *sent* tells whether the response had started on its way."""
         if self.done:
             return
-        if self.cell.at_start is None:
-            self.cell.at_start = current_context()
+        if self.at_start is None:
+            self.at_start = current_context()
         names = {cls.__name__ for cls in type(error).__mro__}
         if not isinstance(error, Exception) and not names.isdisjoint(_CANCELLATIONS):
             error_type = semconv.CLIENT_DISCONNECTED if self.disconnected else semconv.CANCELLED
@@ -318,6 +266,36 @@ class Request:
             self.status = None
         self.finish(error_type)
 
-    def _series(self, metric: Histogram, status: int | None, error_type: str) -> HistogramChild:
-        key = (self.method, self._route or "", _status_text(status), self._scheme, error_type, *self._extra)
+    def _describe(self) -> None:
+        """Find the route and the further labels, empty where there are none or finding them failed."""
+        recorder = self._recorder
+        try:
+            self._route = recorder.route(self.carrier) or ""
+        except Exception as error:
+            faults.note("route", error)
+            self._route = ""
+        if recorder.extra:
+            self._extra = _read(recorder.extra, self.carrier)
+
+    def _series(self, metric: Histogram, status: str, error_type: str) -> HistogramChild:
+        key: tuple[str, ...] = (self.method, self._route or "", status, self._scheme, error_type)
+        if self._extra:
+            key += self._extra
         return metric.children.get(key) or metric.child(key)
+
+
+def _read(extra: Iterable[tuple[str, LabelValue]], carrier: Carrier) -> tuple[str, ...]:
+    """The values of the further labels, empty where a function failed."""
+    values = []
+    for name, value in extra:
+        if not isinstance(value, str):
+            try:
+                value = value(carrier)
+                if not isinstance(value, str):
+                    raise TypeError(f"label {name} is {value!r}: give a text")
+                value = value[:MAX_LABEL_LENGTH]
+            except Exception as error:
+                faults.note("label", error)
+                value = ""
+        values.append(value)
+    return tuple(values)

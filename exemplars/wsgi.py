@@ -8,7 +8,7 @@ from exemplars._types import Environ, StartResponse, WSGIApp
 from exemplars.options import Options, resolve
 from exemplars.recorder import Recorder, Request, content_length, host_of
 from exemplars.semconv import CLIENT_DISCONNECTED, INCOMPLETE_RESPONSE, PROTOCOL_VERSION, SERVER_ADDRESS, SERVER_PORT
-from exemplars.span import close_cell
+from exemplars.span import leave
 
 OPTIONAL_READERS: Final = {
     PROTOCOL_VERSION: lambda environ: str(environ.get("SERVER_PROTOCOL") or "").removeprefix("HTTP/"),
@@ -44,7 +44,7 @@ class WSGIMiddleware:
             request.fail(error, request.sent)
             raise
         finally:
-            close_cell(request.token)
+            leave(request.token)
         try:
             return request.watch(body)
         except Exception as error:
@@ -56,14 +56,13 @@ class WSGIMiddleware:
 class _WSGIRequest(Request):
     """A request whose ``start_response`` and body pass through."""
 
-    __slots__ = ("_start_response", "_write", "sent")
+    sent = False  # headers go on their way with the first part of the body: only then is a status final
 
     def __init__(self, recorder: Recorder, environ: Environ, start_response: StartResponse) -> None:
         super().__init__(recorder, environ, environ.get("REQUEST_METHOD", ""), environ.get("wsgi.url_scheme", ""))
         self.request_bytes = content_length(environ.get("CONTENT_LENGTH") or "")
         self._start_response = start_response
         self._write: Any = None
-        self.sent = False  # headers go on their way with the first part of the body: only then is a status final
 
     def start_response(self, status: str, headers: Sequence[tuple[str, str]], exc_info: Any = None) -> Any:
         try:

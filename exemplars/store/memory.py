@@ -24,10 +24,11 @@ class Record:
         self.slots: list[Slot | None] = [None] * buckets
         self.exemplar_changes = 0
 
-    def add(self, index: int, amount: float) -> None:
-        """Count one observation of *amount* in bucket *index*."""
+    def add(self, index: int, amount: float) -> Slot | None:
+        """Count one observation of *amount* in bucket *index*; what that bucket remembers."""
         self.counts[index] += 1
         self.sum += amount
+        return self.slots[index]
 
     def set(self, value: float) -> None:
         """Make *value* the sum: a gauge's value, or a counter's."""
