@@ -45,9 +45,10 @@ class ASGIExchange:
     """One HTTP request: the server's side of ``receive`` and ``send``, and what came of it.
 
     *body*: the parts of the request's body. *disconnect_after*, *cancel_after*: after so many messages from the
-    application the client is gone, or the application's task is cancelled (that ``send`` raises it); an application may
-    also call `disconnect` or `cancel` itself. *send_raises*: what ``send`` raises once the client is gone (newer servers: ``OSError``); by
-    default it takes what comes, as uvicorn does. *on_message* is called with each message before it is accepted.
+    application the client is gone, or the application's task is cancelled (that ``send`` raises it); an application
+    may also call `disconnect` or `cancel` itself. *send_raises*: what ``send`` raises once the client is gone (newer
+    servers: ``OSError``); by default it takes what comes, as uvicorn does. *on_message* is called with each message
+    before it is accepted.
     """
 
     def __init__(
