@@ -13,6 +13,7 @@ from .subject import App, Setting, Subject, read
 OURS: Final = "exemplars"
 MARK_ALL: Final = f"{OURS}, each taken and marked"
 COLD: Final = f"{OURS}, cold"
+ALL_NEW: Final = f"{OURS}, every exemplar new"
 
 # A slot is fresh while its retention lasts: here longer than any run. Without retention it is expired at once.
 FRESH: Final = Policy(min_retention=3600.0, max_age=3600.0)

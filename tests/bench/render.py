@@ -15,7 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 import exemplars
 
 from . import byhand
-from .ours import COLD, EXPIRED, OURS
+from .ours import ALL_NEW, COLD, EXPIRED, OURS
 from .result import Cell, compare
 from .rounds import interleave
 from .stats import estimate
@@ -27,6 +27,7 @@ LABEL_SETS: Final = [
     for number, method, status in product(range(60), ("GET", "POST"), ("200", "201", "400", "404", "500"))
 ]
 AMOUNTS: Final = [bound * 0.9 for bound in byhand.BUCKETS] + [12.5]
+NEW: Final = 150
 LINES: Final = len(LABEL_SETS) * (len(AMOUNTS) + 2)
 
 
@@ -54,8 +55,7 @@ class Pages:
         for labels in LABEL_SETS:
             series = self.histogram.labels(*labels)
             for amount in AMOUNTS:
-                ids = {"trace_id": f"{self.ids.getrandbits(128):032x}", "span_id": f"{self.ids.getrandbits(64):016x}"}
-                series.observe(amount, exemplar=ids)
+                series.observe(amount, exemplar=self._exemplar())
         self.observations += len(LABEL_SETS) * len(AMOUNTS)
 
     def counts(self) -> None:
@@ -63,6 +63,16 @@ class Pages:
         for labels in LABEL_SETS:
             self.histogram.labels(*labels).observe(AMOUNTS[0], exemplar={})
         self.observations += len(LABEL_SETS)
+
+    def usual(self) -> None:
+        """Change every line, and as many exemplars as ten marks a second allow in a quarter of a minute."""
+        self.counts()
+        for labels in self.ids.sample(LABEL_SETS, NEW):
+            self.histogram.labels(*labels).observe(self.ids.choice(AMOUNTS), exemplar=self._exemplar())
+        self.observations += NEW
+
+    def _exemplar(self) -> dict[str, str]:
+        return {"trace_id": f"{self.ids.getrandbits(128):032x}", "span_id": f"{self.ids.getrandbits(64):016x}"}
 
     def render(self) -> bytes:
         return self.page(self.registry)
@@ -119,9 +129,10 @@ def measure(rounds: int) -> Cell:
         {
             "prometheus_client": their.seconds,
             COLD: lambda: ours().seconds(),
-            f"{OURS}, warm, all changed": lambda: after(warm.exemplars),
-            f"{OURS}, warm, all but exemplars changed": lambda: after(warm.counts),
-            f"{OURS}, warm, nothing changed": lambda: after(lambda: None),
+            ALL_NEW: lambda: after(warm.exemplars),
+            f"{OURS}, warm, {NEW} exemplars new": lambda: after(warm.usual),
+            f"{OURS}, warm, no exemplar new": lambda: after(warm.counts),
+            f"{OURS}, warm, nothing new": lambda: after(lambda: None),
         },
         rounds,
     )
