@@ -51,7 +51,9 @@ class ASGIMiddleware:
             await self.app(scope, receive, send)
             return
         try:
-            request = _ASGIRequest(self._recorder, scope, receive, send)
+            request = _ASGIRequest(self._recorder, scope, scope.get("method", ""), scope.get("scheme", "http"))
+            request.server_receive = receive
+            request.server_send = send
         except Exception as error:
             faults.note("observation", error)
             await self.app(scope, receive, send)
@@ -70,13 +72,10 @@ class ASGIMiddleware:
 class _ASGIRequest(Request):
     """A request whose messages pass through."""
 
+    server_receive: Receive
+    server_send: Send
     _trailers = False
     _headers: object = None
-
-    def __init__(self, recorder: Recorder, scope: Scope, receive: Receive, send: Send) -> None:
-        self._receive = receive
-        self._send = send
-        super().__init__(recorder, scope, scope.get("method", ""), scope.get("scheme", "http"))
 
     def send(self, message: Message) -> Awaitable[None]:
         # No coroutine of our own: what the server returns is awaited by the application itself.
@@ -89,29 +88,26 @@ class _ASGIRequest(Request):
                     if not (message.get("more_body") or self._trailers):
                         self.finish()
                 elif kind == "http.response.start":
-                    self._start(message)
+                    status = message["status"]
+                    if self.status is None and status >= 200:  # a 1xx is not the response yet
+                        if message.get("trailers"):
+                            self._trailers = True
+                        self._headers = message.get("headers")
+                        self.respond(status)
                 else:
                     self._send_other(kind, message)
             except Exception as error:
                 faults.note("observation", error)
-        return self._send(message)
+        return self.server_send(message)
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        message = await self.server_receive()
         kind = message["type"]
         if kind == "http.request":
             self.request_bytes += len(message.get("body") or b"")
         elif kind == "http.disconnect":
             self.disconnected = True
         return message
-
-    def _start(self, message: Message) -> None:
-        status = message["status"]
-        if self.status is None and status >= 200:  # a 1xx is not the response yet
-            if message.get("trailers"):
-                self._trailers = True
-            self._headers = message.get("headers")
-            self.respond(status)
 
     def _send_other(self, kind: str, message: Message) -> None:
         if kind == "http.response.trailers":
