@@ -1,0 +1,102 @@
+"""Real programs that tests run: where they are, and a Prometheus that scrapes what a test serves."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+import pytest
+import yaml
+
+T = TypeVar("T")
+PATIENCE: Final = 60.0  # seconds until a wait counts as failed; nothing is judged by how long it took
+
+
+def program(name: str) -> str:
+    """Its path. Without it the test is skipped; where `CI` is set, it fails."""
+    path = shutil.which(name)
+    if path is not None:
+        return path
+    if os.environ.get("CI"):
+        pytest.fail(f"{name} is not installed, and with CI set that is a failure")
+    pytest.skip(f"{name} is not installed")
+
+
+def eventually(ask: Callable[[], T], what: str) -> T:
+    """The first truthy answer."""
+    deadline = time.monotonic() + PATIENCE
+    while not (answer := ask()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {PATIENCE:.0f} s in vain for {what}")
+        time.sleep(0.05)
+    return answer
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """A running one; *url* without a slash at its end."""
+
+    url: str
+
+    def ask(self, path: str, **parameters: str | float) -> Any:
+        """The `data` of an answer of `/api/v1/…`; what the server refuses is raised."""
+        with urlopen(f"{self.url}/api/v1/{path}?{urlencode(parameters)}", timeout=PATIENCE) as response:
+            return json.load(response)["data"]
+
+    def exemplars(self, query: str, start: float, end: float) -> list[dict[str, Any]]:
+        """What `query_exemplars` finds, as Grafana asks: of all series that *query* selects."""
+        found = self.ask("query_exemplars", query=query, start=start, end=end)
+        return [exemplar | {"series": series["seriesLabels"]} for series in found for exemplar in series["exemplars"]]
+
+    def scraped(self, job: str, times: int = 1) -> None:
+        """Wait for *times* more successful scrapes of *job*."""
+        sample = f'count_over_time(up{{job="{job}"}}[1h])'
+
+        def count() -> float:
+            result = self.ask("query", query=sample)["result"]
+            return float(result[0]["value"][1]) if result else 0.0
+
+        goal = count() + times
+        eventually(lambda: count() >= goal, f"{times} more scrapes of {job}")
+        down = self.ask("query", query=f'min_over_time(up{{job="{job}"}}[1h]) < 1')["result"]
+        assert not down, f"a scrape of {job} failed: {self.ask('targets')['activeTargets']}"
+
+
+@contextlib.contextmanager
+def prometheus(directory: Path, config: dict[str, Any], *flags: str) -> Iterator[Prometheus]:
+    """One with *config* and *flags* on a free port of 127.0.0.1; ended, and waited for, on leaving."""
+    binary = program("prometheus")
+    file = directory / "prometheus.yml"
+    file.write_text(yaml.safe_dump(config))
+    command = [binary, f"--config.file={file}", f"--storage.tsdb.path={directory / 'data'}", *flags]
+    process = subprocess.Popen(
+        [*command, "--web.listen-address=127.0.0.1:0"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    log: list[str] = []
+    assert process.stderr is not None
+    reader = threading.Thread(target=log.extend, args=(process.stderr,))
+    reader.start()
+
+    def address() -> str | None:
+        assert process.poll() is None, "".join(log)
+        return next((found[1] for line in log if (found := re.search(r"Listening on.*address=(\S+)", line))), None)
+
+    try:
+        server = Prometheus(f"http://{eventually(address, 'the address of Prometheus')}")
+        eventually(lambda: "Server is ready" in "".join(log), "Prometheus to be ready")
+        yield server
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+        reader.join(PATIENCE)
+        process.stderr.close()
