@@ -69,6 +69,11 @@ class _ASGILayer:
         self._metrics = make_asgi_app(options.get("registry", REGISTRY))
         self._metrics_path = metrics_path
 
+    @property
+    def app(self) -> ASGIApp:
+        """What is inside, where FastAPI looks for OpenTelemetry's middleware before it starts a span of its own."""
+        return self.measured
+
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         app: ASGIApp = self.measured
         if self._metrics_path is not None and scope["type"] == "http" and path_of(scope) == self._metrics_path:
