@@ -99,7 +99,7 @@ def requests_by_status() -> timeseries.Panel:
 def error_share() -> timeseries.Panel:
     return (
         panels.lines(
-            "Error share",
+            "Error share over time",
             "Share of requests that failed. A step is a deployment or a dependency that went away, a slope is "
             "something running full. A click on the line finds failed traces.",
             units.PercentUnit,
