@@ -6,7 +6,6 @@ from typing import Final, Literal, get_args
 from exemplars._lock import lock
 
 Kind = Literal[
-    "active",  # the gauge of active requests
     "collector",  # another's collector or metric family could not be collected or rendered
     "duplicate_family",  # a family with the name of one of ours, known only at the scrape
     "exemplar",  # an exemplar given by the caller is not one that OpenMetrics allows
