@@ -28,7 +28,9 @@ test: check $(VENV)/.wheel
 	tar -xzf dist/exemplars-*.tar.gz -C $(TREE) --strip-components=1
 	rm -r $(TREE)/exemplars
 	cd $(TREE) && $(BIN)/coverage run -m pytest $(ARGS)
-	cd $(TREE) && $(BIN)/coverage report
+	$(BIN)/coverage combine --quiet $(TREE)/.coverage
+	$(BIN)/coverage report
+	$(if $(ARGS),,$(BIN)/coverage report --include=exemplars/recorder.py --fail-under=100)
 
 check: $(VENV)/.made
 	$(BIN)/ruff check
