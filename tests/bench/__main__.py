@@ -30,14 +30,14 @@ def arguments(args: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def cells(rows: Sequence[Row], rounds: int, block: int) -> Iterator[Cell]:
+    if "render" in rows:
+        yield render.measure(max(rounds // 3, 1))
     modules: dict[Row, ModuleType] = {"asgi": asgi, "wsgi": wsgi}
     for row, module in modules.items():
         if row in rows:
             with closing(module.Interface()) as interface:
                 for setting in requests.settings(module.APPS):
                     yield requests.measure(row, setting, interface, module.subjects, rounds, block)
-    if "render" in rows:
-        yield render.measure(max(rounds // 3, 1))
 
 
 def main() -> None:

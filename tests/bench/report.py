@@ -34,9 +34,9 @@ exemplars of sampled spans only; after it, that it counted all requests again.
 
 "Fresh": the bucket's exemplar stays; "expired": it may be replaced at every request, if the budget of marks (10 a
 second by default) has one left. "No marks": `marks_per_second=0`, so that it is replaced at every request. "Each
-taken and marked" has a budget that no default comes near. On a warm page the counts of every series are new ("nothing new":
-they are not), and 150 exemplars, which is what the budget of marks allows between two scrapes. OpenTelemetry's contenders also make the span; with span
-"absent" they make metrics alone."""
+taken and marked" has a budget that no default comes near. OpenTelemetry's contenders also make the span; with span
+"absent" they make metrics alone. On a warm page every count is new, and up to 150 exemplars, which is what the budget
+of marks allows between two scrapes."""
 
 
 def conditions(rounds: int, block: int, load_before: float) -> dict[str, Any]:
