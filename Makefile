@@ -18,7 +18,7 @@ BIN   := $(VENV)/bin
 DEMO  := $(CURDIR)/.venv-demo
 # The tree the tests run in: the unpacked sdist without the package, so that only the installed wheel can be imported.
 TREE  := $(CURDIR)/.build
-FILES := $(shell find exemplars dashboards compose tests .ci .github *.md LICENSE Makefile -type f -not -path '*/__pycache__/*')
+FILES := $(shell find exemplars dashboards compose docs tests .ci .github *.md LICENSE Makefile -type f -not -path '*/__pycache__/*')
 
 .PHONY: test check demo bench fuzz dashboards clean
 
