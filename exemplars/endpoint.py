@@ -190,12 +190,17 @@ async def _live(receive: Receive, send: Send) -> None:
 
 
 async def _turn() -> None:
-    """Let the event loop go on. Trio need not be installed: if it runs, it has been imported."""
+    """Let the event loop go on, asyncio's or trio's. Trio need not be installed: where it runs, it is imported."""
     trio: Any = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
-        await trio.lowlevel.checkpoint()
-    else:
-        await asyncio.sleep(0)
+    if trio is not None:
+        try:
+            trio.lowlevel.current_task()
+        except RuntimeError:  # not in a task of trio's
+            pass
+        else:
+            await trio.lowlevel.checkpoint()
+            return
+    await asyncio.sleep(0)
 
 
 def _tls(

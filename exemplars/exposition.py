@@ -4,9 +4,9 @@ import copy
 import inspect
 import math
 import re
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Set
 from functools import partial
-from itertools import accumulate, zip_longest
+from itertools import accumulate, chain, compress, repeat
 from typing import Any, Final, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
@@ -24,7 +24,8 @@ from exemplars.selfmetrics import SelfMetrics, collectors_of, count_plain_text_s
 
 _PIECE: Final = 16_384  # bytes after which a piece is handed on: a fraction of a millisecond's work
 _EOF: Final = b"# EOF\n"
-_IDS: Final = f'{semconv.TRACE_ID}="%032x",{semconv.SPAN_ID}="%016x"'
+_TRACED: Final = f' # {{{semconv.TRACE_ID}="%032x",{semconv.SPAN_ID}="%016x"}} %s %.3f\n'
+_LABELLED: Final = " # {%s} %s %.3f\n"
 _number: Final = cast(Callable[[float], str], floatToGoString)
 # prometheus_client escapes names since 0.23.
 _ESCAPES: Final = "escaping" in inspect.signature(encode_openmetrics).parameters
@@ -52,17 +53,25 @@ def pieces(registry: CollectorRegistry, chosen: Format, names: Collection[str] =
     """
     if not chosen.openmetrics:
         count_plain_text_scrape()
-    wanted = frozenset(names)
     collectors = collectors_of(registry)
     if collectors is None:
-        yield from _foreign(registry.collect, chosen, wanted)
-        collectors = {}
-    ours = frozenset(
+        yield from _foreign(registry.collect, chosen, frozenset(names))
+    else:
+        yield from _registered(registry, collectors, chosen, frozenset(names))
+    if chosen.openmetrics:
+        yield _EOF
+
+
+def _registered(
+    registry: CollectorRegistry, collectors: Mapping[Any, list[str]], chosen: Format, wanted: Set[str]
+) -> Iterator[bytes]:
+    """The text of all *collectors*, each known by the names it registered."""
+    ours = {
         name
         for collector, registered in collectors.items()
         if isinstance(collector, (Metric, SelfMetrics))
         for name in registered
-    )
+    }
     yield from _foreign(lambda: _target_info(registry), chosen, wanted, ours)
     own: SelfMetrics | None = None
     exposed = 0
@@ -77,20 +86,17 @@ def pieces(registry: CollectorRegistry, chosen: Format, names: Collection[str] =
             yield from _foreign(collector.collect, chosen, wanted, ours)
     if own is not None:
         # A whole page has told how many exemplars are exposed; for a part of it they have to be looked for.
-        families = own.collect if wanted else partial(own.families, exposed)
-        yield b"".join(_foreign(families, chosen, wanted))
-    if chosen.openmetrics:
-        yield _EOF
+        yield from _foreign(own.collect if wanted else partial(own.families, exposed), chosen, wanted)
 
 
 class _Text(NamedTuple):
     """The text of one series, and what it was made of."""
 
     labels: str
-    template: str
+    parts: list[str]  # in turn what stands before a value, and the value
     exemplar_changes: int
-    expires_at: float
-    shown: int
+    expires_at: float  # monotonic seconds after which an exemplar has to vanish
+    shown: int  # exemplars
     counts: list[int]
     total: float
     text: bytes
@@ -103,40 +109,32 @@ class _Writer:
     threads may write at once, and a process forked meanwhile finds them whole.
     """
 
-    def __init__(self, metric: Metric[Any], openmetrics: bool, dots: bool, wanted: Collection[str] = ()) -> None:
+    def __init__(self, metric: Metric[Any], openmetrics: bool, dots: bool, wanted: Set[str] = frozenset()) -> None:
         self._openmetrics = openmetrics
         self._spell = _spell_dots if dots else str
+        self._cumulative = isinstance(metric, Histogram)
+        samples = _samples(metric)
+        self._wanted = [not wanted or metric.name + suffix in wanted for suffix, _ in samples]
+        self._lines = [self._around_labels(metric, *sample) for sample in compress(samples, self._wanted)]
+        self._header = self._comments(metric)
         self._texts: dict[Child, _Text] = {}
-        self._lines = [
-            self._line(metric, suffix, extra, conversion) if not wanted or metric.name + suffix in wanted else None
-            for suffix, extra, conversion in _samples(metric)
-        ]
-        family = metric.name + ("_total" if metric.kind == "counter" and not openmetrics else "")
-        documentation = metric.documentation.replace("\\", r"\\").replace("\n", r"\n")
-        comments = [("HELP", documentation), ("TYPE", metric.kind)]
-        if openmetrics:
-            comments[0] = ("HELP", documentation.replace('"', r"\""))
-            comments += [("UNIT", metric.unit)] if metric.unit else []
-        self._header = "".join(f"# {keyword} {self._spell(family)} {text}\n" for keyword, text in comments).encode(
-            "utf-8", "replace"
-        )
 
     def write(self, metric: Metric[Any]) -> Generator[bytes, None, int]:
         """Yield the text of *metric* piece by piece; return how many exemplars it has to show."""
-        if not any(self._lines):
+        if not self._lines:
             return 0
         now = metrics.monotonic()
         texts: dict[Child, _Text] = {}
-        chunk, size, shown = [self._header], 0, 0
+        piece, size, shown = [self._header], 0, 0
         for child in metric.series():
             text = texts[child] = self._text(child, self._texts.get(child), now, metric.policy.max_age)
             shown += text.shown
             size += len(text.text)
-            chunk.append(text.text)
+            piece.append(text.text)
             if size >= _PIECE:
-                yield b"".join(chunk)
-                chunk, size = [], 0
-        yield b"".join(chunk)
+                yield b"".join(piece)
+                piece, size = [], 0
+        yield b"".join(piece)
         self._texts = texts
         return shown
 
@@ -145,48 +143,69 @@ class _Writer:
         if isinstance(child, GaugeChild):
             total = child.value()
         if last is None or changes != last.exemplar_changes or now > last.expires_at:
-            labels = last.labels if last is not None else self._labels(child.labels)
-            exemplars = [slot if child.shown(slot, now) else None for slot in slots]
-            taken_at = [slot.taken_at for slot in exemplars if slot is not None]
-            template = self._template(labels, map(_exemplar, exemplars) if self._openmetrics else ())
-            expires_at = min(taken_at, default=math.inf) + max_age
-            shown = len(taken_at)
+            labels = last.labels if last is not None else self._labels(child)
+            endings, shown, expires_at = self._endings(slots, now, max_age)
+            parts = self._parts(labels, endings)
         elif counts == last.counts and total == last.total:
             return last
         else:
-            labels, template, _, expires_at, shown, _, _, _ = last
-        values: tuple[object, ...] = (_number(total),)
-        if len(self._lines) > 1:
-            cumulated = list(accumulate(counts))
-            values = (*cumulated, cumulated[-1], *values)
-        # Without a line for the sum, where it could fall, the template takes one value less.
-        text = (template % values[: len(self._lines)]).encode()
-        return _Text(labels, template, changes, expires_at, shown, counts, total, text)
+            labels, shown, expires_at, parts = last.labels, last.shown, last.expires_at, last.parts.copy()
+        parts[1::2] = compress(self._values(counts, total), self._wanted)
+        return _Text(labels, parts, changes, expires_at, shown, counts, total, "".join(parts).encode())
 
-    def _line(self, metric: Metric[Any], suffix: str, extra: str, conversion: str) -> tuple[str, str]:
-        """What stands before and after a series' labels in one of its lines."""
+    def _values(self, counts: list[int], total: float) -> list[str]:
+        if not self._cumulative:
+            return [_number(total)]
+        cumulated = [*map(str, accumulate(counts))]
+        return [*cumulated, cumulated[-1], _number(total)]
+
+    def _endings(self, slots: list[Slot | None], now: float, max_age: float) -> tuple[list[str], int, float]:
+        """What follows the value on the lines of *slots*; how many exemplars that is, and until when it holds."""
+        oldest = now - max_age
+        shown = [slot if slot is not None and slot.taken_at >= oldest else None for slot in slots]
+        taken_at = [slot.taken_at for slot in shown if slot is not None]
+        endings = ["\n" if slot is None else _exemplar(slot) for slot in shown] if self._openmetrics else []
+        return endings, len(taken_at), min(taken_at, default=math.inf) + max_age
+
+    def _parts(self, labels: str, endings: list[str]) -> list[str]:
+        """The text of a series around its values, which are still to come, at every second place."""
+        parts: list[str] = []
+        ending = ""
+        following = compress(chain(endings, repeat("\n")), self._wanted)
+        for (before, after), next_ending in zip(self._lines, following, strict=True):
+            parts += (f"{ending}{before}{labels}{after}", "")
+            ending = next_ending
+        parts.append(ending)
+        return parts
+
+    def _around_labels(self, metric: Metric[Any], suffix: str, extra: str) -> tuple[str, str]:
+        """What stands before and after the labels of a series, in its line for a sample with *suffix*."""
         name = self._spell(metric.name + suffix)
         if metric.labelnames:
-            return name + "{", ("," + extra if extra else "") + "} " + conversion
-        return name + ("{" + extra + "} " if extra else " ") + conversion, ""
+            return name + "{", ("," + extra if extra else "") + "} "
+        return name, "{" + extra + "} " if extra else " "
 
-    def _labels(self, labels: Iterable[tuple[str, str]]) -> str:
-        return _pairs((self._spell(name), value) for name, value in labels)
+    def _labels(self, child: Child) -> str:
+        return _pairs([(self._spell(name), value) for name, value in child.labels])
 
-    def _template(self, labels: str, exemplars: Iterable[str]) -> str:
-        return "".join(
-            [
-                # A line that is not wanted takes its value and shows nothing.
-                "%.0s" if line is None else f"{line[0]}{labels}{line[1]}{exemplar}\n"
-                for line, exemplar in zip_longest(self._lines, exemplars, fillvalue="")
-            ]
-        )
+    def _comments(self, metric: Metric[Any]) -> bytes:
+        """The lines HELP, TYPE and UNIT. Text has no UNIT, escapes no quotes and calls a counter by its sample."""
+        name, documentation = metric.name, metric.documentation.replace("\\", r"\\").replace("\n", r"\n")
+        if self._openmetrics:
+            documentation = documentation.replace('"', r"\"")
+        elif metric.kind == "counter":
+            name += "_total"
+        comments = {"HELP": documentation, "TYPE": metric.kind}
+        if self._openmetrics and metric.unit:
+            comments["UNIT"] = metric.unit
+        lines = [f"# {keyword} {self._spell(name)} {comment}\n" for keyword, comment in comments.items()]
+        return "".join(lines).encode("utf-8", "replace")
 
 
 _writers: "WeakKeyDictionary[Metric[Any], dict[tuple[bool, bool], _Writer]]" = WeakKeyDictionary()
 
 
-def _ours(metric: Metric[Any], chosen: Format, wanted: Collection[str]) -> Generator[bytes, None, int]:
+def _ours(metric: Metric[Any], chosen: Format, wanted: Set[str]) -> Generator[bytes, None, int]:
     """The text of a metric of ours; returns how many exemplars it has to show."""
     spelling = (chosen.openmetrics, chosen.escaping == "dots")
     try:
@@ -201,33 +220,25 @@ def _ours(metric: Metric[Any], chosen: Format, wanted: Collection[str]) -> Gener
         return 0
 
 
-def _samples(metric: Metric[Any]) -> Iterator[tuple[str, str, str]]:
-    """Suffix of the name, further label and conversion of the value of each line of a series of *metric*."""
+def _samples(metric: Metric[Any]) -> list[tuple[str, str]]:
+    """Suffix of the name and further label of each sample of a series of *metric*."""
     if not isinstance(metric, Histogram):
-        yield "_total" if metric.kind == "counter" else "", "", "%s"
-        return
-    for le in metric.les:
-        yield "_bucket", f'le="{le}"', "%d"
-    yield "_count", "", "%d"
-    # With negative values the sum can fall, as a counter cannot: then OpenMetrics forbids it.
-    if metric.bounds[0] >= 0:
-        yield "_sum", "", "%s"
+        return [("_total" if metric.kind == "counter" else "", "")]
+    buckets = [("_bucket", f'le="{le}"') for le in metric.les]
+    # The sum of negative values can fall, which OpenMetrics forbids.
+    return [*buckets, ("_count", ""), *([("_sum", "")] if metric.bounds[0] >= 0 else [])]
 
 
-def _exemplar(slot: Slot | None) -> str:
-    if slot is None:
-        return ""
+def _exemplar(slot: Slot) -> str:
+    """An exemplar as the end of a line."""
+    value = slot.value if -1e6 < slot.value < 1e6 else _number(slot.value)  # the same, sooner
     if slot.labels is None:
-        labels = _IDS % (slot.trace_id, slot.span_id)
-    else:
-        labels = _pairs(slot.labels.items())
-    return f" # {{{labels}}} {_number(slot.value)} {slot.timestamp_ms / 1000}"
+        return _TRACED % (slot.trace_id, slot.span_id, value, slot.timestamp_ms / 1000)
+    return _LABELLED % (_pairs(slot.labels.items()), value, slot.timestamp_ms / 1000)
 
 
 def _pairs(labels: Iterable[tuple[str, str]]) -> str:
-    """Labels as a page has them, for a template."""
-    text = ",".join([f'{name}="{_escape(value)}"' for name, value in labels])
-    return text.replace("%", "%%")
+    return ",".join([f'{name}="{value if value.isalnum() else _escape(value)}"' for name, value in labels])
 
 
 def _escape(value: str) -> str:
@@ -252,8 +263,8 @@ class _Single:
 def _foreign(
     collect: Callable[[], Iterable[MetricFamily]],
     chosen: Format,
-    wanted: Collection[str],
-    ours: Collection[str] = (),
+    wanted: Set[str],
+    ours: Set[str] = frozenset(),
 ) -> Iterator[bytes]:
     """The families that *collect* gives, as prometheus_client writes them, without those that fail."""
     try:
@@ -263,7 +274,7 @@ def _foreign(
         faults.note("collector", error, f"a collector failed: {error!r}")
 
 
-def _family(family: MetricFamily, chosen: Format, wanted: Collection[str], ours: Collection[str]) -> bytes:
+def _family(family: MetricFamily, chosen: Format, wanted: Set[str], ours: Set[str]) -> bytes:
     try:
         if wanted and family.name not in wanted:
             family = copy.copy(family)
@@ -281,7 +292,7 @@ def _family(family: MetricFamily, chosen: Format, wanted: Collection[str], ours:
         return b""
 
 
-def _encode(family: MetricFamily, names: Collection[str], chosen: Format) -> bytes:
+def _encode(family: MetricFamily, names: Set[str], chosen: Format) -> bytes:
     encode = cast(Callable[..., bytes], encode_openmetrics if chosen.openmetrics else encode_text)
     if not _ESCAPES:
         page = encode(_Single(family))
@@ -295,7 +306,7 @@ def _encode(family: MetricFamily, names: Collection[str], chosen: Format) -> byt
     return page.removesuffix(_EOF) if chosen.openmetrics else page
 
 
-def _with_labels(names: Collection[str], family: MetricFamily) -> set[str]:
+def _with_labels(names: Set[str], family: MetricFamily) -> set[str]:
     return {*names, *(label for sample in family.samples for label in sample.labels)}
 
 

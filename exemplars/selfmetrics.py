@@ -72,10 +72,12 @@ _installed: "WeakSet[CollectorRegistry]" = WeakSet()
 
 
 def install(registry: CollectorRegistry) -> None:
-    """Register the library's own metrics in *registry*, unless they are there.
+    """Register the library's own metrics in *registry*, unless they are there or it takes no collectors.
 
     Raises ``ValueError`` when *registry* knows another collector of one of their names.
     """
+    if collectors_of(registry) is None:
+        return
     with lock:
         if registry in _installed:
             return
@@ -95,10 +97,8 @@ def collectors_of(registry: object) -> Mapping[Any, list[str]] | None:
     prometheus_client (0.20 to 0.26) keeps them in private; its public ``collect`` ends at the first one that raises.
     """
     collectors = getattr(registry, "_collector_to_names", None)
-    if not isinstance(collectors, Mapping):
-        return None
-    with getattr(registry, "_lock", lock):
-        return dict(collectors)
+    # A copy, made at once: other threads may register meanwhile.
+    return dict(collectors) if isinstance(collectors, dict) else None
 
 
 def metrics_of(registry: object) -> Iterator[metrics.Metric[Any]]:
