@@ -1,7 +1,7 @@
-"""Aliases for ASGI and WSGI, and the one-method protocols that modules hand to each other."""
+"""Aliases for ASGI and WSGI, and for what callers hand to us."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -20,9 +20,3 @@ LabelValue: TypeAlias = str | Callable[[Any], str]
 
 # Exemplar labels as a caller gives them.
 ExemplarLabels: TypeAlias = Mapping[str, str]
-
-
-class Clock(Protocol):
-    """A clock that tells seconds since a fixed but arbitrary moment and never goes back."""
-
-    def __call__(self) -> float: ...

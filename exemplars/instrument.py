@@ -76,8 +76,11 @@ class _ASGILayer:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         app: ASGIApp = self.measured
-        if self._metrics_path is not None and scope["type"] == "http" and path_of(scope) == self._metrics_path:
-            app = self._metrics
+        path = self._metrics_path
+        # The first two tell almost every request at no cost.
+        if path is not None and scope.get("path", "").endswith(path) and scope["type"] == "http":
+            if path_of(scope) == path:
+                app = self._metrics
         return app(scope, receive, send)
 
 

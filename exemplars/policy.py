@@ -47,8 +47,10 @@ class Policy:
         """
         if slot is None or self.expired(slot, now):
             return 0.0
+        if self.min_retention == 0:
+            return 0.0
         age = now - slot.taken_at
-        return self.min_retention / age if age >= self.min_retention > 0 else 0.25 * (self.min_retention > 0)
+        return self.min_retention / age if age >= self.min_retention else 0.25
 
 
 class Slot:
