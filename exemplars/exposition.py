@@ -92,11 +92,11 @@ def _registered(
 class _Text(NamedTuple):
     """The text of one series, and what it was made of."""
 
-    labels: str
-    parts: list[str]  # in turn what stands before a value, and the value
+    parts: list[str]  # in turn: what stands before a value, the value, the rest of its line
     exemplar_changes: int
-    expires_at: float  # monotonic seconds after which an exemplar has to vanish
-    shown: int  # exemplars
+    slots: list[Slot | None]  # what is shown of them
+    expires_at: float  # monotonic seconds after which one of them has to vanish
+    shown: int
     counts: list[int]
     total: float
     text: bytes
@@ -143,15 +143,21 @@ class _Writer:
         if isinstance(child, GaugeChild):
             total = child.value()
         if last is None or changes != last.exemplar_changes or now > last.expires_at:
-            labels = last.labels if last is not None else self._labels(child)
-            endings, shown, expires_at = self._endings(slots, now, max_age)
-            parts = self._parts(labels, endings)
+            parts = self._lines_of(child) if last is None else last.parts.copy()
+            oldest = now - max_age
+            slots = [slot if slot is not None and slot.taken_at >= oldest else None for slot in slots]
+            taken_at = [slot.taken_at for slot in slots if slot is not None]
+            expires_at = min(taken_at, default=math.inf) + max_age
+            if self._openmetrics:
+                endings = self._endings(slots, last)
+                parts[2::3] = compress(chain(endings, repeat("\n")), self._wanted)
         elif counts == last.counts and total == last.total:
             return last
         else:
-            labels, shown, expires_at, parts = last.labels, last.shown, last.expires_at, last.parts.copy()
-        parts[1::2] = compress(self._values(counts, total), self._wanted)
-        return _Text(labels, parts, changes, expires_at, shown, counts, total, "".join(parts).encode())
+            parts, slots, expires_at = last.parts.copy(), last.slots, last.expires_at
+        parts[1::3] = compress(self._values(counts, total), self._wanted)
+        text = "".join(parts).encode()
+        return _Text(parts, changes, slots, expires_at, len(slots) - slots.count(None), counts, total, text)
 
     def _values(self, counts: list[int], total: float) -> list[str]:
         if not self._cumulative:
@@ -159,23 +165,21 @@ class _Writer:
         cumulated = [*map(str, accumulate(counts))]
         return [*cumulated, cumulated[-1], _number(total)]
 
-    def _endings(self, slots: list[Slot | None], now: float, max_age: float) -> tuple[list[str], int, float]:
-        """What follows the value on the lines of *slots*; how many exemplars that is, and until when it holds."""
-        oldest = now - max_age
-        shown = [slot if slot is not None and slot.taken_at >= oldest else None for slot in slots]
-        taken_at = [slot.taken_at for slot in shown if slot is not None]
-        endings = ["\n" if slot is None else _exemplar(slot) for slot in shown] if self._openmetrics else []
-        return endings, len(taken_at), min(taken_at, default=math.inf) + max_age
+    def _endings(self, slots: list[Slot | None], last: _Text | None) -> list[str]:
+        """What follows the values of *slots*, made only where it is not what it was."""
+        if last is None:
+            return [_ending(slot) for slot in slots]
+        return [
+            ending if slot is last_slot else _ending(slot)
+            for slot, last_slot, ending in zip(slots, last.slots, last.parts[2::3], strict=False)
+        ]
 
-    def _parts(self, labels: str, endings: list[str]) -> list[str]:
-        """The text of a series around its values, which are still to come, at every second place."""
+    def _lines_of(self, child: Child) -> list[str]:
+        """The parts of a series without its values and exemplars."""
+        labels = _pairs([(self._spell(name), value) for name, value in child.labels])
         parts: list[str] = []
-        ending = ""
-        following = compress(chain(endings, repeat("\n")), self._wanted)
-        for (before, after), next_ending in zip(self._lines, following, strict=True):
-            parts += (f"{ending}{before}{labels}{after}", "")
-            ending = next_ending
-        parts.append(ending)
+        for before, after in self._lines:
+            parts += (f"{before}{labels}{after}", "", "\n")
         return parts
 
     def _around_labels(self, metric: Metric[Any], suffix: str, extra: str) -> tuple[str, str]:
@@ -184,9 +188,6 @@ class _Writer:
         if metric.labelnames:
             return name + "{", ("," + extra if extra else "") + "} "
         return name, "{" + extra + "} " if extra else " "
-
-    def _labels(self, child: Child) -> str:
-        return _pairs([(self._spell(name), value) for name, value in child.labels])
 
     def _comments(self, metric: Metric[Any]) -> bytes:
         """The lines HELP, TYPE and UNIT. Text has no UNIT, escapes no quotes and calls a counter by its sample."""
@@ -229,8 +230,10 @@ def _samples(metric: Metric[Any]) -> list[tuple[str, str]]:
     return [*buckets, ("_count", ""), *([("_sum", "")] if metric.bounds[0] >= 0 else [])]
 
 
-def _exemplar(slot: Slot) -> str:
-    """An exemplar as the end of a line."""
+def _ending(slot: Slot | None) -> str:
+    """What ends the line of a bucket or counter."""
+    if slot is None:
+        return "\n"
     value = slot.value if -1e6 < slot.value < 1e6 else _number(slot.value)  # the same, sooner
     if slot.labels is None:
         return _TRACED % (slot.trace_id, slot.span_id, value, slot.timestamp_ms / 1000)
