@@ -151,8 +151,9 @@ class Child:
             if timestamp_ms is None:
                 return
             held_until = now + self._policy.min_retention
-            self.record.put(index, Slot(amount, timestamp_ms, now, held_until, trace_id, span_id, labels))
-            taken += 1
+            new = Slot(amount, timestamp_ms, now, held_until, trace_id, span_id, labels)
+            if self.record.put(index, new, instead_of=slot):
+                taken += 1
 
 
 ChildT = TypeVar("ChildT", bound=Child)
@@ -220,33 +221,36 @@ class Metric(Collector, ABC, Generic[ChildT]):
         found = self.children.get(key)
         if found is not None:
             return found
-        # A lone surrogate, as in a header decoded leniently, cannot be on a page of UTF-8.
-        clean = tuple([value.encode("utf-8", "replace").decode() for value in key])
+        clean = tuple(map(_clean, key))
         with lock:
             found = self.children.get(clean)
             if found is not None:
                 return found
+            # A signal handler or a destructor that comes in between may make the same one: then there is one already.
             if len(self.children) < self.max_series:
-                found = self.children[clean] = self._new_child(tuple(zip(self.labelnames, clean, strict=True)))
-                return found
+                return self.children.setdefault(clean, self._new_child(tuple(zip(self.labelnames, clean, strict=True))))
             series_refused[self.name] = series_refused.get(self.name, 0) + 1
+            overflow = self._overflow or self._new_child(((semconv.OVERFLOW, "true"),))
             if self._overflow is None:
-                self._overflow = self._new_child(((semconv.OVERFLOW, "true"),))
+                self._overflow = overflow
             return self._overflow
 
     def remove(self, *labelvalues: object) -> None:
         """Forget the series with these label values, if there is one."""
         if not self.labelnames:
             raise ValueError(f"{self.name} was constructed without label names")
+        key = tuple(map(_clean, self._key(labelvalues)))
         with lock:
-            self.children.pop(self._key(labelvalues), None)
+            self.children.pop(key, None)
 
     def remove_by_labels(self, labels: Mapping[str, object]) -> None:
         """Forget every series that has all of *labels*; none when *labels* is empty."""
+        if not self.labelnames:
+            raise ValueError(f"{self.name} was constructed without label names")
         unknown = [name for name in labels if name not in self.labelnames]
         if unknown:
             raise ValueError(f"{self.name} has the labels {self.labelnames}, not {unknown}")
-        wanted = {(name, str(value)) for name, value in labels.items()}
+        wanted = {(name, _clean(str(value))) for name, value in labels.items()}
         with lock:
             for key, child in list(self.children.items()):
                 if wanted and wanted.issubset(child.labels):
@@ -307,7 +311,14 @@ class Metric(Collector, ABC, Generic[ChildT]):
             raise ValueError(f"{self.name} has the labels {self.labelnames}: call labels() first") from None
 
 
+def _clean(value: str) -> str:
+    """*value* without a lone surrogate, as in a header decoded leniently: it cannot be on a page of UTF-8."""
+    return value.encode("utf-8", "replace").decode()
+
+
 def _full_name(kind: str, name: str, namespace: str, subsystem: str, unit: str) -> str:
+    if not name:
+        raise ValueError(f"{name!r} is no metric name: give one, besides namespace, subsystem and unit")
     full = "_".join(part for part in (namespace, subsystem, name) if part)
     if kind == "counter":
         full = full.removesuffix("_total")
@@ -411,8 +422,11 @@ class Histogram(Metric[HistogramChild]):
         self._only().observe(amount, exemplar)
 
     def time(self) -> Timer:
-        """A context manager, also a decorator of functions, that observes the seconds that its body took."""
-        return self._only().time()
+        """A context manager, also a decorator of functions, that observes the seconds that its body took.
+
+        On a metric with labels, the context manager's own ``labels()`` must be called before the end.
+        """
+        return Timer(self, "observe")  # type: ignore[no-untyped-call]
 
     def _new_child(self, labels: tuple[tuple[str, str], ...]) -> HistogramChild:
         return HistogramChild(labels, self.bounds, self.policy)
@@ -422,7 +436,8 @@ class Histogram(Metric[HistogramChild]):
         for le, count, slot in zip(self.les, accumulate(counts), slots, strict=True):
             yield "_bucket", {"le": le}, count, slot
         yield "_count", {}, sum(counts), None
-        yield "_sum", {}, total, None
+        if self.bounds[0] >= 0:  # with negative values the sum can fall: then OpenMetrics forbids it
+            yield "_sum", {}, total, None
 
 
 class CounterChild(Child):
@@ -596,8 +611,11 @@ class Gauge(Metric[GaugeChild]):
         return self._only().track_inprogress()
 
     def time(self) -> Timer:
-        """A context manager, also a decorator of functions, that sets the gauge to the seconds that its body took."""
-        return self._only().time()
+        """A context manager, also a decorator of functions, that sets the gauge to the seconds that its body took.
+
+        On a metric with labels, the context manager's own ``labels()`` must be called before the end.
+        """
+        return Timer(self, "set")  # type: ignore[no-untyped-call]
 
     def set_function(self, function: Callable[[], float]) -> None:
         """Read the value from *function* at every scrape; one that raises shows as NaN and is counted as a fault."""

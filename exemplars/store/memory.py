@@ -12,8 +12,8 @@ class Record:
     bucket; their value is *sum*. *exemplar_changes* counts what `put` did, so that a reader sees cheaply that nothing
     changed.
 
-    The statements of `add` call nothing, so that even a signal handler that observes cannot come between the reading
-    and the writing of a number: CPython looks for signals only at calls and jumps.
+    The statements of `add` and `put` call nothing, so that even a signal handler that observes cannot come between the
+    reading and the writing of a number: CPython looks for signals only at calls and jumps.
     """
 
     __slots__ = ("counts", "exemplar_changes", "slots", "sum")
@@ -34,12 +34,16 @@ class Record:
         """Make *value* the sum: a gauge's value, or a counter's."""
         self.sum = value
 
-    def put(self, index: int, slot: Slot | None) -> None:
-        """Make *slot* what bucket *index* remembers."""
+    def put(self, index: int, slot: Slot, instead_of: Slot | None) -> bool:
+        """Make *slot* what bucket *index* remembers, if that still is *instead_of*; tell whether it was."""
+        if self.slots[index] is not instead_of:
+            return False  # a signal handler or a destructor came in between, and its exemplar is the newer one
         self.slots[index] = slot
         self.exemplar_changes += 1
+        return True
 
     def read(self) -> tuple[list[int], float, list[Slot | None], int]:
         """Counts, sum, slots and the number of exemplar changes, all of one moment. Takes the lock."""
         with lock:
-            return self.counts.copy(), self.sum, self.slots.copy(), self.exemplar_changes
+            changes = self.exemplar_changes  # first: should one be put while the slots are copied, it counts as new
+            return self.counts.copy(), self.sum, self.slots.copy(), changes
