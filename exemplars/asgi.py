@@ -94,6 +94,8 @@ class _ASGIRequest(Request):
                             self._trailers = True
                         self._headers = message.get("headers")
                         self.respond(status)
+                        if self.server_span is not None and self.is_elsewhere():
+                            self.claim_ahead(status)
                 else:
                     self._send_other(kind, message)
             except Exception as error:
@@ -107,6 +109,8 @@ class _ASGIRequest(Request):
             self.request_bytes += len(message.get("body") or b"")
         elif kind == "http.disconnect":
             self.disconnected = True
+            if self.server_span is not None and not self.done:
+                self.claim_ahead(self.status, CLIENT_DISCONNECTED)  # it is inside us: it ends before the application
         return message
 
     def _send_other(self, kind: str, message: Message) -> None:

@@ -204,8 +204,8 @@ class Request(Cell):
             except Exception as error:
                 faults.note("observation", error)
 
-    def claim_ahead(self, status: int) -> None:
-        """Mark the span now, if a request that lasted until now and is answered with *status* would become an exemplar.
+    def claim_ahead(self, status: int | None, error_type: str | None = None) -> None:
+        """Mark the span now, if a request that ended now, with *status* and *error_type*, would become an exemplar.
 
         For where the span ends before the response does: at the true end only a span that was claimed, or one that
         ended with an error, can be shown. Does nothing where one is claimed already.
@@ -218,7 +218,8 @@ class Request(Cell):
             if self.at_start is None:
                 self.at_start = current_context()
             now = monotonic()
-            series = self._series(self._recorder.duration, *_status_labels(status))
+            text, of_status = _STATUS_LABELS.get(status) or _status_labels(status)
+            series = self._series(self._recorder.duration, text, of_status if error_type is None else error_type)
             self.claimed = series.claim_ahead(now - self.start, now, self)
         except Exception as error:
             faults.note("span", error)

@@ -84,27 +84,30 @@ def process_budget() -> Budget:
 
 
 def sampled_context(span: Span) -> SpanContext | None:
-    """The context of *span* if it is valid and sampled, as an exemplar's must be."""
+    """The context of *span* if it is valid, sampled and of this process, as an exemplar's must be.
+
+    A remote one is what a header said: nothing here exports it.
+    """
     context = span.get_span_context()
-    return context if context.is_valid and context.trace_flags.sampled else None
+    return context if context.is_valid and context.trace_flags.sampled and not context.is_remote else None
 
 
 def mark(span: Span, marks: Budget, now: float, freshness: float, urgent: bool) -> bool:
     """Mark *span*, which is sampled, so that tail sampling keeps its trace; tell whether it may be an exemplar.
 
-    It may not when it is recording and the budget has no mark for it, and when it ended without an error, as it can no
-    longer be marked (one that ended with an error is kept by every sensible errors policy). A span that bears the mark
-    already costs nothing. Without marking (rate 0) every sampled span will do.
+    One that bears the mark already may, and costs nothing. Any other may not when it is recording and the budget has no
+    mark for it, and when it ended without an error, as it can no longer be marked (one that ended with an error is kept
+    by every sensible errors policy). Without marking (rate 0) every sampled span will do.
     """
     global marked, refused
     if marks.rate == 0.0:
         return True
-    if not span.is_recording():
-        status = getattr(span, "status", None)
-        return status is not None and status.status_code is StatusCode.ERROR
     attributes = getattr(span, "attributes", None)
     if attributes is not None and attributes.get(semconv.MARK) == semconv.MARK_VALUE:
         return True
+    if not span.is_recording():
+        status = getattr(span, "status", None)
+        return status is not None and status.status_code is StatusCode.ERROR
     if not marks.grant(now, freshness, urgent):
         with lock:
             refused += 1
@@ -150,6 +153,14 @@ class Cell:
             if started.get_span_context().is_valid:
                 return started
         return around
+
+    def is_elsewhere(self) -> bool:
+        """Tell whether no span was current at the response's start.
+
+        A server span that started inside is in a task of its own then, as with Starlette's ``BaseHTTPMiddleware``
+        between it and us, and may end before we are told that the response did.
+        """
+        return not self.at_start or trace.get_current_span(self.at_start) is trace.INVALID_SPAN
 
 
 _cell: ContextVar[Cell | None] = ContextVar("exemplars_cell", default=None)
