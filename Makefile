@@ -63,7 +63,7 @@ $(VENV)/.made: pyproject.toml
 
 $(VENV)/.wheel: $(VENV)/.made $(FILES)
 	rm -rf dist
-	$(BIN)/python -m build --no-isolation --outdir dist >/dev/null
+	$(BIN)/python -m build --quiet --no-isolation --outdir dist
 	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl
 	touch $@
 
