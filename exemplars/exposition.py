@@ -99,7 +99,7 @@ class _Text(NamedTuple):
     shown: int
     counts: list[int]
     total: float
-    text: bytes
+    text: str
 
 
 class _Writer:
@@ -113,10 +113,13 @@ class _Writer:
         self._openmetrics = openmetrics
         self._spell = _spell_dots if dots else str
         self._cumulative = isinstance(metric, Histogram)
-        samples = _samples(metric)
+        # The sum of negative values can fall, which OpenMetrics forbids.
+        self._summed = isinstance(metric, Histogram) and metric.bounds[0] >= 0
+        samples = self._samples(metric)
         self._wanted = [not wanted or metric.name + suffix in wanted for suffix, _ in samples]
+        self._whole = all(self._wanted)
         self._lines = [self._around_labels(metric, *sample) for sample in compress(samples, self._wanted)]
-        self._header = self._comments(metric)
+        self._comments = self._comments_on(metric)
         self._texts: dict[Child, _Text] = {}
 
     def write(self, metric: Metric[Any]) -> Generator[bytes, None, int]:
@@ -125,16 +128,16 @@ class _Writer:
             return 0
         now = metrics.monotonic()
         texts: dict[Child, _Text] = {}
-        piece, size, shown = [self._header], 0, 0
+        piece, size, shown = [self._comments], 0, 0
         for child in metric.series():
             text = texts[child] = self._text(child, self._texts.get(child), now, metric.policy.max_age)
             shown += text.shown
             size += len(text.text)
             piece.append(text.text)
             if size >= _PIECE:
-                yield b"".join(piece)
+                yield "".join(piece).encode()
                 piece, size = [], 0
-        yield b"".join(piece)
+        yield "".join(piece).encode()
         self._texts = texts
         return shown
 
@@ -150,20 +153,27 @@ class _Writer:
             expires_at = min(taken_at, default=math.inf) + max_age
             if self._openmetrics:
                 endings = self._endings(slots, last)
-                parts[2::3] = compress(chain(endings, repeat("\n")), self._wanted)
+                if self._whole:
+                    parts[2 : 3 * len(endings) : 3] = endings
+                else:
+                    parts[2::3] = compress(chain(endings, repeat("\n")), self._wanted)
         elif counts == last.counts and total == last.total:
             return last
         else:
             parts, slots, expires_at = last.parts.copy(), last.slots, last.expires_at
-        parts[1::3] = compress(self._values(counts, total), self._wanted)
-        text = "".join(parts).encode()
-        return _Text(parts, changes, slots, expires_at, len(slots) - slots.count(None), counts, total, text)
+        values = self._values(counts, total)
+        parts[1::3] = values if self._whole else compress(values, self._wanted)
+        shown = len(slots) - slots.count(None)
+        return _Text(parts, changes, slots, expires_at, shown, counts, total, "".join(parts))
 
     def _values(self, counts: list[int], total: float) -> list[str]:
         if not self._cumulative:
             return [_number(total)]
-        cumulated = [*map(str, accumulate(counts))]
-        return [*cumulated, cumulated[-1], _number(total)]
+        values = [*map(str, accumulate(counts))]
+        values.append(values[-1])
+        if self._summed:
+            values.append(_number(total))
+        return values
 
     def _endings(self, slots: list[Slot | None], last: _Text | None) -> list[str]:
         """What follows the values of *slots*, made only where it is not what it was."""
@@ -182,6 +192,13 @@ class _Writer:
             parts += (f"{before}{labels}{after}", "", "\n")
         return parts
 
+    def _samples(self, metric: Metric[Any]) -> list[tuple[str, str]]:
+        """Suffix of the name and further label of each sample of a series, in the order of `_values`."""
+        if not isinstance(metric, Histogram):
+            return [("_total" if metric.kind == "counter" else "", "")]
+        buckets = [("_bucket", f'le="{le}"') for le in metric.les]
+        return [*buckets, ("_count", ""), *([("_sum", "")] if self._summed else [])]
+
     def _around_labels(self, metric: Metric[Any], suffix: str, extra: str) -> tuple[str, str]:
         """What stands before and after the labels of a series, in its line for a sample with *suffix*."""
         name = self._spell(metric.name + suffix)
@@ -189,7 +206,7 @@ class _Writer:
             return name + "{", ("," + extra if extra else "") + "} "
         return name, "{" + extra + "} " if extra else " "
 
-    def _comments(self, metric: Metric[Any]) -> bytes:
+    def _comments_on(self, metric: Metric[Any]) -> str:
         """The lines HELP, TYPE and UNIT. Text has no UNIT, escapes no quotes and calls a counter by its sample."""
         name, documentation = metric.name, metric.documentation.replace("\\", r"\\").replace("\n", r"\n")
         if self._openmetrics:
@@ -200,7 +217,7 @@ class _Writer:
         if self._openmetrics and metric.unit:
             comments["UNIT"] = metric.unit
         lines = [f"# {keyword} {self._spell(name)} {comment}\n" for keyword, comment in comments.items()]
-        return "".join(lines).encode("utf-8", "replace")
+        return "".join(lines).encode("utf-8", "replace").decode()
 
 
 _writers: "WeakKeyDictionary[Metric[Any], dict[tuple[bool, bool], _Writer]]" = WeakKeyDictionary()
@@ -219,15 +236,6 @@ def _ours(metric: Metric[Any], chosen: Format, wanted: Set[str]) -> Generator[by
     except Exception as error:
         faults.note("collector", error, f"{metric.name} cannot be rendered: {error!r}")
         return 0
-
-
-def _samples(metric: Metric[Any]) -> list[tuple[str, str]]:
-    """Suffix of the name and further label of each sample of a series of *metric*."""
-    if not isinstance(metric, Histogram):
-        return [("_total" if metric.kind == "counter" else "", "")]
-    buckets = [("_bucket", f'le="{le}"') for le in metric.les]
-    # The sum of negative values can fall, which OpenMetrics forbids.
-    return [*buckets, ("_count", ""), *([("_sum", "")] if metric.bounds[0] >= 0 else [])]
 
 
 def _ending(slot: Slot | None) -> str:
