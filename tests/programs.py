@@ -32,7 +32,7 @@ def program(name: str) -> str:
     pytest.skip(f"{name} is not installed")
 
 
-def eventually(ask: Callable[[], T], what: str) -> T:
+def eventually(ask: Callable[[], T | None], what: str) -> T:
     """The first truthy answer."""
     deadline = time.monotonic() + PATIENCE
     while not (answer := ask()):
