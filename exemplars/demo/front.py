@@ -1,0 +1,96 @@
+"""The front of the shop: FastAPI, under uvicorn; it asks the stock service at ``STOCK_URL``.
+
+STOCK_URL=http://127.0.0.1:8001 uvicorn exemplars.demo.front:app
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, TypedDict
+
+import httpx
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from opentelemetry import trace
+from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+
+from exemplars import instrument
+from exemplars.demo import tracing
+
+provider = tracing.configure()
+tracer = trace.get_tracer(__name__)
+HTTPXClientInstrumentor().instrument()
+
+
+class Stock:
+    """The stock service."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def ask(self, method: str, path: str) -> Any:
+        """Its answer. A refusal of its is ours too; what breaks there raises ``httpx.HTTPStatusError`` here."""
+        response = await self._client.request(method, path)
+        if response.status_code in (404, 409):
+            raise HTTPException(response.status_code, response.json()["detail"])
+        return response.raise_for_status().json()
+
+
+class State(TypedDict):
+    stock: Stock
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncIterator[State]:
+    url = os.environ.get("STOCK_URL", "http://127.0.0.1:8001")
+    async with httpx.AsyncClient(base_url=url, timeout=10) as client:
+        yield {"stock": Stock(client)}
+    await asyncio.to_thread(provider.shutdown)
+
+
+def stock_of(request: Request) -> Stock:
+    stock: Stock = request.state.stock
+    return stock
+
+
+TheStock = Annotated[Stock, Depends(stock_of)]
+
+# Recent FastAPI traces by itself as soon as a tracer provider is set, so there is no instrumentation to add.
+app = FastAPI(
+    title="Shop",
+    lifespan=lifespan,
+    telemetry={"operation_spans": False, "exclude": lambda scope: scope["path"] == "/metrics"},
+)
+products = APIRouter(prefix="/products")
+
+
+@products.get("/{product}")
+async def show(product: str, stock: TheStock) -> dict[str, Any]:
+    found = await stock.ask("GET", f"/stock/{product}")
+    return {"product": product, "available": found["left"] != 0}
+
+
+@products.post("/{product}/orders", status_code=201)
+async def order(product: str, pieces: int, stock: TheStock) -> dict[str, Any]:
+    reservation: dict[str, Any] = await stock.ask("POST", f"/stock/{product}/reservations?pieces={pieces}")
+    return reservation
+
+
+@app.get("/search")
+async def search(words: str) -> dict[str, Any]:
+    with tracer.start_as_current_span("rank"):
+        await asyncio.sleep(0.015 * len(words.split()))  # nobody thought of long questions
+    return {"found": words.split()}
+
+
+@app.get("/reports/{year}")
+async def report(year: int, stock: TheStock) -> dict[str, Any]:
+    quarters = [f"{year}-{month:02}" for month in (3, 6, 9, 12)]
+    movements = [await stock.ask("GET", f"/movements/{month}") for month in quarters]  # one after the other
+    with tracer.start_as_current_span("draw"):
+        await asyncio.sleep(0.05)
+    return {"year": year, "pieces": sum(movement["pieces"] for movement in movements)}
+
+
+app.include_router(products)
+app = instrument(app)

@@ -1,0 +1,66 @@
+"""The stock service of the shop: Flask, under gunicorn with one worker, so that requests wait for each other.
+
+gunicorn --workers 1 exemplars.demo.stock:app
+"""
+
+import time
+
+from flask import Flask, request
+from flask.typing import ResponseReturnValue
+from opentelemetry import trace
+from opentelemetry.instrumentation.flask import FlaskInstrumentor
+
+from exemplars import instrument
+from exemplars.demo import tracing
+
+tracing.configure()
+
+SHELVES = {
+    "chair": 30,
+    "kettle": 40,
+    "ladder": 3,
+    "lamp": 12,
+    "mirror": None,
+    "table": 7,
+    "wardrobe": 2,
+}  # nobody counted mirrors
+FAR = {"wardrobe"}  # kept in the other warehouse
+
+app = Flask(__name__)
+tracer = trace.get_tracer(__name__)
+
+
+def query(statement: str, seconds: float) -> None:
+    """What stands for a database."""
+    with tracer.start_as_current_span(statement):
+        time.sleep(seconds)
+
+
+@app.get("/stock/<product>")
+def look_up(product: str) -> ResponseReturnValue:
+    if product not in SHELVES:
+        return {"detail": f"no product {product!r}"}, 404
+    query("SELECT shelf", 0.003)
+    if product in FAR:
+        query("SELECT shelf FROM far", 0.08)
+    return {"product": product, "left": SHELVES[product]}
+
+
+@app.post("/stock/<product>/reservations")
+def reserve(product: str) -> ResponseReturnValue:
+    wanted = int(request.args["pieces"])
+    query("SELECT shelf FOR UPDATE", 0.008)
+    if SHELVES[product] < wanted:  # type: ignore[operator]  # the shop has this bug: a mirror raises TypeError
+        return {"detail": f"fewer than {wanted} of {product!r} left"}, 409
+    query("INSERT reservation", 0.004)
+    return {"product": product, "pieces": wanted}, 201
+
+
+@app.get("/movements/<month>")
+def movements(month: str) -> ResponseReturnValue:
+    query("SELECT movements", 0.06)
+    return {"month": month, "pieces": 31 * len(SHELVES)}
+
+
+FlaskInstrumentor().instrument_app(app)  # type: ignore[no-untyped-call]
+app = instrument(app)  # the last line, so that scrapes are not traced either
