@@ -12,6 +12,9 @@ from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from grafana_foundation_sdk.cog import plugins
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard as GrafanaDashboard
 from prometheus_client import CollectorRegistry
 
 import exemplars
@@ -115,6 +118,14 @@ def test_grafana_can_provision_it(file: Path) -> None:
     for panel in panels(file):
         assert panel["datasource"] == source
         assert all(target["datasource"] == source for target in panel["targets"])
+
+
+@each_dashboard
+def test_grafanas_own_types_know_every_field(file: Path) -> None:
+    """Read into them and written again it is the same: what they do not know would be gone."""
+    plugins.register_default_plugins()
+    content = json.loads(file.read_text())
+    assert json.loads(JSONEncoder().encode(GrafanaDashboard.from_json(content))) == content
 
 
 @each_dashboard
