@@ -9,11 +9,14 @@ from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 
+from opentelemetry import trace
+
 # OpenTelemetry's instrumentation emits its stable metric names only when asked to, before it is made.
 os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
 
 from . import asgi, profiling, render, report, requests, wsgi
 from .result import ROWS, Cell, Row
+from .spans import SAMPLED
 
 HERE = Path(__file__).parent
 
@@ -21,7 +24,7 @@ HERE = Path(__file__).parent
 def arguments(args: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--row", action="append", choices=ROWS, help="only this row (may be given again)")
-    parser.add_argument("--rounds", type=int, default=151, help="rounds for requests (%(default)s); pages take a third")
+    parser.add_argument("--rounds", type=int, default=151, help="rounds for requests (%(default)s); pages take half")
     parser.add_argument("--block", type=int, default=180, help="requests in a row of one contender (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="a smoke run: it proves everything but the speed")
     parser.add_argument("--output", type=Path, help="where the results go; a whole run keeps them beside the code")
@@ -31,7 +34,7 @@ def arguments(args: Sequence[str] | None = None) -> argparse.Namespace:
 
 def cells(rows: Sequence[Row], rounds: int, block: int) -> Iterator[Cell]:
     if "render" in rows:
-        yield render.measure(max(rounds // 3, 1))
+        yield render.measure(max(rounds // 2, 1))
     modules: dict[Row, ModuleType] = {"asgi": asgi, "wsgi": wsgi}
     for row, module in modules.items():
         if row in rows:
@@ -42,6 +45,7 @@ def cells(rows: Sequence[Row], rounds: int, block: int) -> Iterator[Cell]:
 
 def main() -> None:
     args = arguments()
+    trace.set_tracer_provider(SAMPLED)
     if args.profile:
         profiling.profile(args.profile)
         return

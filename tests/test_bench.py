@@ -1,0 +1,205 @@
+"""The bench itself: it runs, every contender records, and what it says has its shape. No test judges a speed."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing, nullcontext
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from prometheus_client import CollectorRegistry
+
+from tests.bench import asgi, byhand, requests
+from tests.bench.rounds import interleave
+from tests.bench.spans import SpanKind
+from tests.bench.stats import estimate
+from tests.bench.subject import BARE, NotRecordedError, Setting, Subject, read
+
+ROOT = Path(__file__).parent.parent
+PEERS = (
+    "starlette_exporter",
+    "prometheus_fastapi_instrumentator",
+    "prometheus_flask_exporter",
+    "opentelemetry.exporter.prometheus",
+)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a quick run of all rows wrote, in a process of its own: it sets up OpenTelemetry for itself."""
+    missing = [peer for peer in PEERS if find_spec(peer) is None]
+    if missing and not os.environ.get("CI"):
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    output = tmp_path_factory.mktemp("bench")
+    command = [sys.executable, "-W", "error", "-m", "tests.bench", "--quick", "--output", str(output)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == (output / "results.md").read_text() + "\n"
+    results: dict[str, Any] = json.loads((output / "results.json").read_text())
+    return results
+
+
+def test_every_setting_has_its_contenders(results: dict[str, Any]) -> None:
+    """The matrix is whole: nobody was left out where others were measured."""
+    ours = {"exemplars"}
+    variants = {
+        "exemplars, fresh",
+        "exemplars, fresh, no marks",
+        "exemplars, expired",
+        "exemplars, expired, no marks",
+        "exemplars, each taken and marked",
+    }
+    peers = {
+        "Starlette": {"starlette_exporter", "prometheus-fastapi-instrumentator", "OpenTelemetry ASGI"},
+        "raw ASGI": {"OpenTelemetry ASGI"},
+        "Flask": {"prometheus_flask_exporter", "OpenTelemetry WSGI"},
+        "raw WSGI": {"OpenTelemetry WSGI"},
+    }
+    cells = [cell for cell in results["cells"] if cell["row"] != "render"]
+    assert {(cell["group"], cell["name"]) for cell in cells} == {
+        (app, f"{routes}, {span}")
+        for app in peers
+        for routes in ("1 route", "60 routes")
+        for span in ("absent", "unsampled", "sampled")
+    }
+    for cell in cells:
+        expected = peers[cell["group"]] | {"prometheus_client by hand"}
+        expected |= variants if cell["name"].endswith(", sampled") else ours
+        assert set(cell["cost"]) == expected
+        assert cell["bare"]["median"] > 0
+
+
+def test_every_estimate_lies_in_its_interval(results: dict[str, Any]) -> None:
+    estimates = [value for cell in results["cells"] for value in cell["cost"].values()]
+    estimates += [each["ratio"] for cell in results["cells"] for each in cell["ratios"]]
+    assert len(estimates) > 200
+    for each in estimates:
+        assert each["low"] <= each["median"] <= each["high"]
+        assert math.isfinite(each["median"])
+
+
+def test_numbers_are_judged_by_the_bad_end_of_the_worst_setting(results: dict[str, Any]) -> None:
+    assert [each["row"] for each in results["numbers"]] == ["asgi", "asgi", "wsgi", "render", "render"]
+    for number in results["numbers"]:
+        assert number["aim"] < number["must"]
+        assert number["verdict"] == verdict(number["ratio"]["high"], number["must"], number["aim"])
+    judged = [each for cell in results["cells"] for each in cell["ratios"] if "verdict" in each]
+    for row, peer in (("asgi", "starlette_exporter"), ("wsgi", "prometheus_flask_exporter")):
+        (number,) = (each for each in results["numbers"] if each["row"] == row and each["what"].endswith(peer))
+        bad_ends = [each["ratio"]["high"] for each in judged if each["peer"] == peer]
+        assert len(bad_ends) == 8  # four variants that are held to it, with 1 route and with 60
+        assert number["ratio"]["high"] == max(bad_ends)
+
+
+def verdict(bad_end: float, must: float, aim: float) -> str:
+    return "aim reached" if bad_end <= aim else "must reached" if bad_end <= must else "short"
+
+
+@pytest.mark.parametrize(
+    ("count", "low", "high"), [(1, 1, 1), (5, 1, 5), (6, 1, 6), (10, 2, 9), (25, 8, 18), (100, 40, 61)]
+)
+def test_the_interval_is_that_of_order_statistics(count: int, low: int, high: int) -> None:
+    """Ranks as in the tables for 95 %."""
+    values = list(range(count, 0, -1))
+    assert estimate(values) == ((count + 1) / 2, low, high)
+
+
+def test_rounds_keep_pairs_together() -> None:
+    """Each is called once a round, and the n-th values of all are of one round."""
+    calls: list[str] = []
+
+    def timed(name: str) -> float:
+        calls.append(name)
+        return (len(calls) - 1) // 3
+
+    values = interleave({name: partial(timed, name) for name in "abc"}, 20)
+    assert values == {name: list(range(20)) for name in "abc"}
+    assert len({tuple(calls[start : start + 3]) for start in range(0, 60, 3)}) > 1
+
+
+def always(labels: dict[str, str] | None) -> Callable[[], dict[str, str] | None]:
+    return lambda: labels
+
+
+def unchecked() -> dict[str, str]:
+    """The exemplar of those who forget to ask whether the span is sampled."""
+    context = trace.get_current_span().get_span_context()
+    return {"trace_id": trace.format_trace_id(context.trace_id)}
+
+
+@pytest.mark.parametrize(
+    ("span", "exemplar", "complaint"),
+    [
+        ("sampled", byhand.exemplar, ""),
+        ("unsampled", byhand.exemplar, ""),
+        ("sampled", always(None), "1 exemplars wanted, shown: 0"),
+        ("sampled", always({"trace_id": "1" * 32}), "of no span that was current"),
+        ("unsampled", unchecked, "without a sampled span"),
+    ],
+)
+def test_a_contender_without_the_right_exemplars_is_not_measured(
+    monkeypatch: pytest.MonkeyPatch,
+    registry: CollectorRegistry,
+    span: SpanKind,
+    exemplar: Callable[[], dict[str, str] | None],
+    complaint: str,
+) -> None:
+    monkeypatch.setattr(byhand, "exemplar", exemplar)
+    monkeypatch.setattr(requests, "FILL_SECONDS", 0.0)
+    prove(registry, span, lambda app: byhand.ASGI(app, registry, asgi.raw_route), complaint)
+
+
+def twice(app: Any) -> Any:
+    async def contender(scope: Any, receive: Any, send: Any) -> None:
+        async def dropped(message: Any) -> None:
+            pass
+
+        await app(scope, receive, dropped)
+        await app(scope, receive, send)
+
+    return contender
+
+
+def louder(app: Any) -> Any:
+    async def contender(scope: Any, receive: Any, send: Any) -> None:
+        async def changed(message: Any) -> None:
+            await send(message | {"body": b"HERE YOU ARE"} if "body" in message else message)
+
+        await app(scope, receive, changed)
+
+    return contender
+
+
+@pytest.mark.parametrize(
+    ("wrap", "complaint"),
+    [
+        (lambda app, registry: byhand.ASGI(app, registry, asgi.raw_route), ""),
+        (lambda app, registry: app, "61 sent, 0 counted"),
+        (lambda app, registry: twice(byhand.ASGI(app, registry, asgi.raw_route)), "61 sent, 122 counted"),
+        (lambda app, registry: louder(byhand.ASGI(app, registry, asgi.raw_route)), "changes the response"),
+        (lambda app, registry: byhand.ASGI(app, registry, lambda scope: ""), "60 routes, recorded: ['']"),
+    ],
+)
+def test_a_contender_that_does_other_work_is_not_measured(
+    registry: CollectorRegistry, wrap: Callable[[Any, CollectorRegistry], Any], complaint: str
+) -> None:
+    prove(registry, "absent", lambda app: wrap(app, registry), complaint)
+
+
+def prove(registry: CollectorRegistry, span: SpanKind, wrap: Callable[[Any], Any], complaint: str) -> None:
+    """Let the contender that *wrap* makes prove itself; expect the *complaint*, or none."""
+    app = asgi.raw(60)
+    count = f"{byhand.DURATION}_count"
+    contender = Subject("contender", [wrap(app)], lambda: read([registry], count, "http_route"), exemplars=True)
+    expected = pytest.raises(NotRecordedError, match=re.escape(complaint)) if complaint else nullcontext()
+    with closing(asgi.Interface()) as interface, expected:
+        setting = Setting("raw ASGI", 60, span)
+        requests.streams(setting, interface, lambda setting, block: [Subject(BARE, [app]), contender], 60)
