@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,7 +65,7 @@ def cpu() -> str:
 
 
 def as_json(cells: Sequence[Cell], under: dict[str, Any]) -> dict[str, Any]:
-    """The whole run as plain data. Every ratio is ours to the peer's: smaller is better."""
+    """The whole run as plain data. Every ratio is ours to the peer's: smaller is better; null is beyond measure."""
     return {
         "conditions": under,
         "numbers": [
@@ -73,7 +74,7 @@ def as_json(cells: Sequence[Cell], under: dict[str, Any]) -> dict[str, Any]:
                 "what": str(each.target),
                 "must": each.target.must,
                 "aim": each.target.aim,
-                "ratio": each.comparison.ratio._asdict(),
+                "ratio": finite(each.comparison.ratio),
                 "ours": each.comparison.ours,
                 "setting": place(each.cell),
                 "verdict": each.verdict,
@@ -86,10 +87,10 @@ def as_json(cells: Sequence[Cell], under: dict[str, Any]) -> dict[str, Any]:
                 "group": cell.group,
                 "name": cell.name,
                 "unit": cell.unit,
-                "bare": cell.bare and cell.bare._asdict(),
-                "cost": {name: value._asdict() for name, value in cell.cost.items()},
+                "bare": cell.bare and finite(cell.bare),
+                "cost": {name: finite(value) for name, value in cell.cost.items()},
                 "ratios": [
-                    {"ours": each.ours, "peer": each.peer, "ratio": each.ratio._asdict()}
+                    {"ours": each.ours, "peer": each.peer, "ratio": finite(each.ratio)}
                     | ({"verdict": each.target.verdict(each.ratio.high)} if each.target else {})
                     for each in cell.comparisons
                 ],
@@ -97,6 +98,10 @@ def as_json(cells: Sequence[Cell], under: dict[str, Any]) -> dict[str, Any]:
             for cell in cells
         ],
     }
+
+
+def finite(value: Estimate) -> dict[str, float | None]:
+    return {name: number if isfinite(number) else None for name, number in value._asdict().items()}
 
 
 def place(cell: Cell) -> str:
