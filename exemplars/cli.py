@@ -4,8 +4,8 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="exemplars", description="Latency histograms whose buckets remember a trace.")
-    parser.add_argument("--version", action="version", version=f"exemplars {version('exemplars')}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show it and end")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     demo = commands.add_parser("demo", help="a small shop under load, its metrics and its newest exemplars")
@@ -38,6 +38,14 @@ def _parser() -> argparse.ArgumentParser:
     dashboards.add_argument("--output", type=Path, required=True, metavar="DIR", help="made where it does not exist")
     dashboards.set_defaults(command=_dashboards)
     return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from exemplars import __version__
+
+        print(f"exemplars {__version__}")
+        parser.exit()
 
 
 def _demo(arguments: argparse.Namespace) -> int:

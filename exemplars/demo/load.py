@@ -58,7 +58,7 @@ async def send(url: str, rate: float, seed: int, outcomes: Counter[str]) -> None
     """
     clock = asyncio.get_running_loop().time
     start = clock()
-    limits = httpx.Limits(max_connections=_OPEN, max_keepalive_connections=_OPEN)
+    limits = httpx.Limits(max_connections=_OPEN, max_keepalive_connections=0)  # a customer, a connection
     async with (
         httpx.AsyncClient(base_url=url, timeout=30, limits=limits, trust_env=False) as client,
         asyncio.TaskGroup() as running,

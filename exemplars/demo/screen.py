@@ -51,7 +51,7 @@ class Screen:
         )
 
     def exemplar(self, exemplar: Exemplar, tree: Sequence[tuple[int, Span]]) -> None:
-        """One request: when, how it ended, what, how long; its trace, and whether it is marked; a line for each span."""
+        """One request: when, how it ended, what, how long; its trace and whether it is marked; a line for each span."""
         clock = time.strftime("%H:%M:%S", time.localtime(exemplar.time))
         status = exemplar.status or "left"
         seconds = f"{exemplar.seconds:.3f} s"
@@ -70,7 +70,7 @@ class Screen:
         """What it came to."""
         done = f"{outcomes['2']} answered, {outcomes['4']} refused (4xx), {outcomes['5']} failed (5xx)"
         lost = f"{outcomes['broken']} broken off, {outcomes['turned away']} turned away at the door"
-        self.say(f"  The shop is closed. {outcomes.total()} requests: {done},", f"  {lost}.")
+        self.say(f"  The shop is closed. {outcomes.total()} requests:", f"  {done},", f"  {lost}.")
 
     def _spans(self, tree: Sequence[tuple[int, Span]]) -> Iterator[str]:
         if not tree:
@@ -80,7 +80,7 @@ class Screen:
         for depth, span in tree:
             name = self._fit("  " * depth + span.name, _NAME)
             bar = self._bar((span.start - start) / length, (span.end - start) / length) + " error" * span.failed
-            colour = _RED if span.failed else _CYAN if span.parent_id == "" else _YELLOW
+            colour = _RED if span.failed else _CYAN if span.service == tree[0][1].service else _YELLOW
             yield (
                 f"  {self._in(_DIM, f'{span.service[:6]:7}')}{name}{_duration(span.end - span.start):>10}"
                 f"  {self._in(colour, bar)}"
