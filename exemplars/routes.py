@@ -14,6 +14,8 @@ There, and there only, the path is matched a second time.
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from exemplars._types import Environ, Scope
@@ -36,21 +38,25 @@ def asgi(scope: Scope) -> str | None:
     *scope* is left as it is. Raises what a custom route's `matches` raises, and only where one object serves several
     templates. Safe under threads.
     """
-    known = scope.get(KEY)
-    if known is not None:
-        return known or None
-    router = scope.get("router")
-    if router is None:
-        return None
-    table = _tables.get(id(router))
-    if table is not None and table.root() is router:
-        known, places = scope.get("route"), table.route
-        if known is None:
-            known, places = scope.get("endpoint"), table.endpoint
-        place = places.get(id(known))
-        if place is not None and place.template is not None and place.ref() is known:
-            return place.template
-    return _found(router, scope)
+    if KEY in scope:
+        return scope[KEY] or None
+    try:
+        table = _tables[id(scope["router"])]
+        if "route" in scope:
+            known = scope["route"]
+            place = table.route[id(known)]
+            if place.template is not None and place.ref() is known:
+                return place.template
+        elif "endpoint" not in scope:
+            return None
+        # Starlette before 1.7 leaves nothing else; elsewhere the route may be a mount, and the endpoint what is below.
+        known = scope["endpoint"]
+        place = table.endpoint[id(known)]
+        if place.template is not None and place.ref() is known:
+            return place.template or None
+    except KeyError:
+        pass
+    return _found(scope)
 
 
 def wsgi(environ: Environ) -> str | None:
@@ -64,25 +70,24 @@ def wsgi(environ: Environ) -> str | None:
     are joined, and a request that Flask has forgotten or that went through a2wsgi to Starlette or FastAPI is matched
     again. `SCRIPT_NAME` itself never becomes part of a template: it may hold anything.
     """
-    known = environ.get(KEY)
-    if known is not None:
-        return known or None
-    request = environ.get("werkzeug.request")
-    if request is None:
+    if KEY in environ:
+        return environ[KEY] or None
+    try:
+        rule = environ["werkzeug.request"].url_rule
+    except (KeyError, AttributeError):  # no Flask, or not any more
         return _matched_again(environ) if APP in environ else None
-    rule = getattr(request, "url_rule", None)
     if rule is None:
         return None
     template: str = rule.rule
     if environ.get("SCRIPT_NAME") and APP in environ:
-        return _serving(environ)[0][0] + template
+        return _mount(environ) + template
     return template
 
 
 def templates(app: Any) -> list[str]:
     """The templates of all routes of *app*, and the paths of its mounts, as far as they can be seen from outside.
 
-    For Starlette and FastAPI, Flask, `DispatcherMiddleware`, and those in middleware that shows what it wraps; empty for
+    For Starlette, FastAPI, Flask and `DispatcherMiddleware`, also inside middleware that shows what it wraps; empty for
     anything else.
     """
     found = []
@@ -90,11 +95,15 @@ def templates(app: Any) -> list[str]:
         router = getattr(served, "router", served)
         if mount:
             found.append(mount)
-        if hasattr(served, "wsgi_app"):
+        if _is_flask(served):
             found += [mount + rule.rule for rule in served.url_map.iter_rules()]
         elif _routes(router):
             found += [mount + way.template for way in _Table(router).ways]
     return found
+
+
+def _nothing() -> None:
+    """What is mounted, where that is nothing with templates of its own."""
 
 
 class _Way(NamedTuple):
@@ -103,7 +112,14 @@ class _Way(NamedTuple):
     template: str  # of all its links, joined
     root: str | None  # what its mounts add to root_path; None: that depends on the request
     links: tuple[Callable[[], Any], ...]  # weak: hosts, mounts, and the route at its end
-    app: Callable[[], Any] | None  # weak: what is mounted at its end, where that is no route
+    mounted: Callable[[], Any] | None  # weak: the Flask application mounted at its end, or nothing; None: a route
+
+    @property
+    def answer(self) -> str | None:
+        """The template of a request that went this way, "" if it has none; None: a Flask application knows."""
+        if self.mounted is None:
+            return self.template
+        return "" if self.mounted is _nothing else None
 
 
 class _Place:
@@ -113,16 +129,18 @@ class _Place:
 
     def __init__(self, ref: Callable[[], Any]) -> None:
         self.ref = ref
-        self.template: str | None = None  # of its ways, where they agree
+        self.template: str | None = None  # or "", where all ways agree
         self.ways: list[_Way] = []
 
     def add(self, way: _Way) -> None:
-        agree = way.app is None and all(way.template == other.template for other in self.ways)
-        self.template = way.template if agree else None
         self.ways.append(way)
+        answers = {way.answer for way in self.ways}
+        self.template = way.answer if len(answers) == 1 else None
 
 
 _Places = dict[int, _Place]
+
+_tables: dict[int, "_Table"] = {}
 
 
 class _Table:
@@ -131,8 +149,7 @@ class _Table:
     __slots__ = ("endpoint", "root", "route", "ways")
 
     def __init__(self, router: Any) -> None:
-        key = id(router)
-        self.root = weakref.ref(router, lambda _: _tables.pop(key, None))
+        self.root = weakref.ref(router, partial(_forget, _tables, id(router)))
         self.route: _Places = {}
         self.endpoint: _Places = {}
         self.ways: list[_Way] = []  # in the order in which the routers try them
@@ -160,10 +177,13 @@ class _Table:
         way = way._replace(template=way.template + path, links=(*way.links, owner))
         if mounted is not None:
             way = way._replace(root=None if way.root is None or "{" in path else way.root + path)
-            routes = _routes(_inside(route))
+            inside = _inside(route)
+            routes = _routes(inside)
             if not any(routes is other for other in above):  # what is mounted may hold what it is mounted in
                 self._walk(routes, way, above)
-            way = way._replace(app=_weakly(mounted, owner, "app"))
+            # Of several applications behind one mount it cannot be known which one answered.
+            flask = _is_flask(inside) and len(_mounts(inside)) == 1
+            way = way._replace(mounted=weakref.ref(inside) if flask else _nothing)
             _place(self.endpoint, mounted, owner, "app").add(way)
         elif endpoint is not None:
             _place(self.endpoint, endpoint, owner, "endpoint").add(way)
@@ -174,11 +194,8 @@ class _Table:
         self.ways.append(way)
 
 
-_tables: dict[int, _Table] = {}
-
-
 def _table(router: Any, outdated: _Table | None = None) -> _Table:
-    """The table of *router*, made anew where it is *outdated*."""
+    """The table of *router*; a new one, if the one there is *outdated*."""
     table = _tables.get(id(router))
     if table is None or table is outdated or table.root() is not router:
         if len(_tables) >= _MOST_ROUTERS:
@@ -200,6 +217,10 @@ def _place(places: _Places, known: Any, owner: Callable[[], Any], attribute: str
     return place
 
 
+def _forget(cache: dict[int, Any], key: int, _: object) -> None:
+    cache.pop(key, None)
+
+
 def _weakly(known: Any, owner: Callable[[], Any], attribute: str) -> Callable[[], Any]:
     """A weak reference to *known*, through its *owner* if it has no place for one."""
     try:
@@ -216,26 +237,31 @@ def _routes(app: Any) -> Sequence[Any]:
 def _inside(app: Any) -> Any:
     """What middleware around *app* lead to: something with routes, a Flask application, or None."""
     for _ in range(_DEEPEST):
-        if app is None or _routes(app) or hasattr(app, "wsgi_app"):
+        if app is None or _routes(app) or _is_flask(app):
             return app
         app = getattr(app, "app", None)
     return None
 
 
-def _found(router: Any, scope: Scope) -> str | None:
+def _is_flask(app: Any) -> bool:
+    return hasattr(app, "create_url_adapter")
+
+
+def _found(scope: Scope) -> str | None:
     """The template, where it takes more than to know the route."""
-    if not _routes(router):
+    router = scope.get("router")
+    if id(router) not in _tables and not _routes(router):
         return None
     way = _way(router, scope)
     if way is not None:
         return _end(way, scope)
     # An application that is mounted inside a closure is not in the outer tree, but has told its own.
     hidden = getattr(scope.get("app"), "router", None)
-    if hidden is None or hidden is router:
+    way = _way(hidden, scope) if hidden is not router and _routes(hidden) else None
+    if way is None or way.root is None:
         return None
-    way = _way(hidden, scope)
-    mount, at = _match([way for way in _table(router).ways if way.app is not None], scope)
-    if way is None or mount is None or at["root_path"] + (way.root or "") != scope.get("root_path"):
+    mount, at = _match([way for way in _table(router).ways if way.mounted is not None], scope)
+    if mount is None or at["root_path"] + way.root != scope.get("root_path"):
         return None
     rest = _end(way, scope)
     return None if rest is None else mount.template + rest
@@ -249,7 +275,7 @@ def _way(router: Any, scope: Scope) -> _Way | None:
         told = scope.get("fastapi")
         context = told.get("effective_route_context") if isinstance(told, Mapping) else None
         if context is not None and context.original_route is scope.get("route"):
-            ways = _ways(router, "route", context)
+            ways = _ways(router, "route", context) or ways
     if len(ways) > 1 and all(way.root is not None for way in ways):
         # Mounted twice: the mounts have told their paths.
         root = scope.get("root_path", "")
@@ -308,10 +334,10 @@ def _match(ways: Iterable[_Way], scope: Scope) -> tuple[_Way | None, Scope]:
 
 def _end(way: _Way, scope: Scope) -> str | None:
     """The template at the end of *way*: that of a route, or of the rule of a Flask application mounted there."""
-    if way.app is None:
+    if way.mounted is None:
         return way.template
-    app = _inside(way.app())
-    if not hasattr(app, "wsgi_app") or any(path for path, _ in _served(app)):
+    app = way.mounted()
+    if app is None:
         return None
     root, path = scope.get("root_path", ""), scope.get("path", "")
     if path.startswith(root):
@@ -355,22 +381,40 @@ def _served(app: Any, path: str = "", above: tuple[Any, ...] = ()) -> Iterator[t
         yield from _served(getattr(app, name, None), path, above)
 
 
-def _serving(environ: Environ) -> list[tuple[str, Any]]:
-    """Those that *environ* may have reached by its SCRIPT_NAME, most specific first."""
-    script = environ.get("SCRIPT_NAME", "")
-    served = [(path, app) for path, app in _served(environ[APP]) if script.endswith(path)]
-    return sorted(served, key=lambda mounted: len(mounted[0]), reverse=True)
+_known_mounts: dict[int, tuple[Callable[[], Any], tuple[str, ...]]] = {}
+
+
+def _mounts(app: Any) -> tuple[str, ...]:
+    """The paths at which *app* mounts applications, longest first; the last, and often the only one, is empty."""
+    key = id(app)
+    known = _known_mounts.get(key)
+    if known is not None and known[0]() is app:
+        return known[1]
+    mounts = tuple(sorted({path for path, _ in _served(app)} | {""}, key=len, reverse=True))
+    if len(_known_mounts) >= _MOST_ROUTERS:
+        _known_mounts.clear()
+    with suppress(TypeError):  # it cannot be referenced weakly
+        _known_mounts[key] = weakref.ref(app, partial(_forget, _known_mounts, key)), mounts
+    return mounts
+
+
+def _mount(environ: Environ) -> str:
+    """The mount that the request was handed to."""
+    script: str = environ["SCRIPT_NAME"]
+    return next(mount for mount in _mounts(environ[APP]) if script.endswith(mount))
 
 
 def _matched_again(environ: Environ) -> str | None:
-    for mount, app in _serving(environ):
-        if hasattr(app, "wsgi_app"):
-            # The key without a value: Flask had the request and has forgotten it. No key: it never came so far.
-            rule = _rule(app, environ.copy()) if "werkzeug.request" in environ else None
+    script = environ.get("SCRIPT_NAME", "")
+    served = [(mount, app) for mount, app in _served(environ[APP]) if script.endswith(mount)]
+    for mount, app in sorted(served, key=lambda mounted: len(mounted[0]), reverse=True):
+        if _is_flask(app):
+            # Flask had this request and has cleared it; without the key the request never came so far.
+            rule = _rule(app, environ.copy()) if environ.get("werkzeug.request", app) is None else None
             return None if rule is None else mount + rule
         router = getattr(app, "router", app)
         if _routes(router):
-            root = environ.get("SCRIPT_NAME", "").encode("latin-1").decode()
+            root = script.encode("latin-1").decode()
             scope = {
                 "method": environ.get("REQUEST_METHOD", ""),
                 "path": root + environ.get("PATH_INFO", "").encode("latin-1").decode(),
