@@ -223,12 +223,12 @@ class Metric(Collector, ABC, Generic[ChildT]):
             return found
         clean = tuple(map(_clean, key))
         with lock:
+            # Whatever is known here, a signal handler or a destructor that comes in may change it before the next call.
+            if len(self.children) < self.max_series:
+                return self.children.setdefault(clean, self._new_child(tuple(zip(self.labelnames, clean, strict=True))))
             found = self.children.get(clean)
             if found is not None:
                 return found
-            # A signal handler or a destructor that comes in between may make the same one: then there is one already.
-            if len(self.children) < self.max_series:
-                return self.children.setdefault(clean, self._new_child(tuple(zip(self.labelnames, clean, strict=True))))
             series_refused[self.name] = series_refused.get(self.name, 0) + 1
             overflow = self._overflow or self._new_child(((semconv.OVERFLOW, "true"),))
             if self._overflow is None:
