@@ -1,7 +1,10 @@
 """A MIDDLEWARE entry for Django, sync and async."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
 
 from exemplars import asgi, faults, routes, wsgi
 from exemplars.options import resolve
@@ -57,6 +60,10 @@ class Middleware:
         """The request as our middleware around measures it, if there is one; else as it is measured here, if it is."""
         cell = current_cell()
         if isinstance(cell, Request) and not cell.done:
+            if cell.server_span is None:
+                span = trace.get_current_span()
+                if getattr(span, "kind", None) is SpanKind.SERVER:
+                    cell.server_span = span  # of a provider that does not show it to us
             return cell, None
         try:
             scope: Any = getattr(request, "scope", None)
@@ -90,8 +97,7 @@ class Middleware:
                 measured.respond(response.status_code)
                 if response.streaming:
                     measured.claim_ahead(response.status_code)
-                    measured.response_bytes = content_length(response.get("Content-Length", ""))
-                    response._resource_closers.append(measured.finish)
+                    _watch(response, measured)
                 else:
                     measured.response_bytes = len(response.content)
                     measured.finish()
@@ -107,3 +113,43 @@ class Middleware:
         if measured is not None:
             measured.fail(error, sent=False)
             leave(measured.token)
+
+
+def _watch(response: Any, measured: Request) -> None:
+    """Let *measured* end as the body of *response* does: it is not always closed, as when it raises under ASGI."""
+    if getattr(response, "file_to_stream", None) is not None and "wsgi.file_wrapper" in measured.carrier:
+        # Left as it is, so that the server can send the file by itself.
+        measured.response_bytes = content_length(response.get("Content-Length", ""))
+        response._resource_closers.append(measured.finish)
+        return
+    parts: Any = _async_parts if response.is_async else _parts
+    response.streaming_content = parts(response.streaming_content, measured)
+    response._resource_closers.append(measured.close)
+
+
+def _parts(parts: Iterator[bytes], measured: Request) -> Iterator[bytes]:
+    try:
+        for part in parts:
+            measured.response_bytes += len(part)
+            yield part
+    except GeneratorExit:
+        measured.close()
+        raise
+    except BaseException as error:
+        measured.fail(error, sent=True)
+        raise
+    measured.finish()
+
+
+async def _async_parts(parts: AsyncIterator[bytes], measured: Request) -> AsyncIterator[bytes]:
+    try:
+        async for part in parts:
+            measured.response_bytes += len(part)
+            yield part
+    except GeneratorExit:
+        measured.close()
+        raise
+    except BaseException as error:
+        measured.fail(error, sent=True)
+        raise
+    measured.finish()

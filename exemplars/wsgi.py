@@ -7,7 +7,7 @@ from exemplars import faults, routes
 from exemplars._types import Environ, StartResponse, WSGIApp
 from exemplars.options import Options, resolve
 from exemplars.recorder import Recorder, Request, content_length, host_of
-from exemplars.semconv import CLIENT_DISCONNECTED, INCOMPLETE_RESPONSE, PROTOCOL_VERSION, SERVER_ADDRESS, SERVER_PORT
+from exemplars.semconv import INCOMPLETE_RESPONSE, PROTOCOL_VERSION, SERVER_ADDRESS, SERVER_PORT
 from exemplars.span import leave
 
 OPTIONAL_READERS: Final = {
@@ -144,17 +144,11 @@ class _Body:
             if close is not None:
                 close()
         finally:
-            self._end()
+            self._request.close()
 
     def __del__(self) -> None:
-        self._end()  # a server must close the body; one that does not must not leave a request active for ever
-
-    def _end(self) -> None:
-        """The body was not read to its end: there was none to send, or the client has gone."""
-        request = self._request
-        if not request.done:
-            bodiless = request.method == "HEAD" or request.status in (204, 304)
-            request.finish(None if bodiless else CLIENT_DISCONNECTED)
+        # A server must close the body; one that does not must not leave a request active for ever.
+        self._request.close()
 
 
 class _SizedBody(_Body):
