@@ -112,10 +112,8 @@ class _Writer:
     def __init__(self, metric: Metric[Any], openmetrics: bool, dots: bool, wanted: Set[str] = frozenset()) -> None:
         self._openmetrics = openmetrics
         self._spell = _spell_dots if dots else str
-        self._cumulative = isinstance(metric, Histogram)
-        # The sum of negative values can fall, which OpenMetrics forbids.
-        self._summed = isinstance(metric, Histogram) and metric.bounds[0] >= 0
         samples = self._samples(metric)
+        self._totals = len(samples) - len(metric.les) if isinstance(metric, Histogram) else None
         self._wanted = [not wanted or metric.name + suffix in wanted for suffix, _ in samples]
         self._whole = all(self._wanted)
         self._lines = [self._around_labels(metric, *sample) for sample in compress(samples, self._wanted)]
@@ -167,13 +165,11 @@ class _Writer:
         return _Text(parts, changes, slots, expires_at, shown, counts, total, "".join(parts))
 
     def _values(self, counts: list[int], total: float) -> list[str]:
-        if not self._cumulative:
+        """The values of a series' samples, in the order of `_samples`."""
+        if self._totals is None:
             return [_number(total)]
-        values = [*map(str, accumulate(counts))]
-        values.append(values[-1])
-        if self._summed:
-            values.append(_number(total))
-        return values
+        cumulated = [*map(str, accumulate(counts))]
+        return [*cumulated, *(cumulated[-1], _number(total))[: self._totals]]
 
     def _endings(self, slots: list[Slot | None], last: _Text | None) -> list[str]:
         """What follows the values of *slots*, made only where it is not what it was."""
@@ -193,11 +189,16 @@ class _Writer:
         return parts
 
     def _samples(self, metric: Metric[Any]) -> list[tuple[str, str]]:
-        """Suffix of the name and further label of each sample of a series, in the order of `_values`."""
+        """Suffix of the name and further label of each sample of a series."""
         if not isinstance(metric, Histogram):
             return [("_total" if metric.kind == "counter" else "", "")]
-        buckets = [("_bucket", f'le="{le}"') for le in metric.les]
-        return [*buckets, ("_count", ""), *([("_sum", "")] if self._summed else [])]
+        samples = [("_bucket", f'le="{le}"') for le in metric.les]
+        # The sum of negative values could fall: OpenMetrics forbids it, and the count without it.
+        if metric.bounds[0] >= 0:
+            samples += (("_count", ""), ("_sum", ""))
+        elif not self._openmetrics:
+            samples.append(("_count", ""))
+        return samples
 
     def _around_labels(self, metric: Metric[Any], suffix: str, extra: str) -> tuple[str, str]:
         """What stands before and after the labels of a series, in its line for a sample with *suffix*."""
