@@ -6,9 +6,10 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -18,8 +19,13 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
+import exemplars
+
 T = TypeVar("T")
 PATIENCE: Final = 60.0  # seconds until a wait counts as failed; nothing is judged by how long it took
+
+# For processes of their own: the package under test, wherever it is, and the tests.
+PACKAGES: Final = (str(Path(exemplars.__file__).parent.parent), str(Path(__file__).parent.parent))
 
 
 def program(name: str) -> str:
@@ -40,6 +46,35 @@ def eventually(ask: Callable[[], T | None], what: str) -> T:
             pytest.fail(f"waited {PATIENCE:.0f} s in vain for {what}")
         time.sleep(0.05)
     return answer
+
+
+@contextlib.contextmanager
+def serving(name: str, arguments: Sequence[str], directory: Path, **environment: str) -> Iterator[str]:
+    """Where a web server listens that logs it: `python -m` with *arguments*, which let the system pick a port.
+
+    Its log and its home are in *directory*; it sees `tests` and `exemplars` as we do, and *environment*. Ended, and
+    waited for, on leaving.
+    """
+    log = directory / f"{name}.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            env={"PYTHONPATH": os.pathsep.join(PACKAGES), "HOME": str(directory), **environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=directory,
+        )
+
+    def address() -> str | None:
+        assert process.poll() is None, log.read_text()
+        found = re.search(r"http://127\.0\.0\.1:[1-9]\d*", log.read_text())
+        return found and found[0]
+
+    try:
+        yield eventually(address, f"{name} to listen")
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +20,7 @@ import yaml
 import exemplars
 from exemplars import semconv
 
-from .programs import PATIENCE, eventually, program, prometheus
+from .programs import PATIENCE, eventually, program, prometheus, serving
 
 ROOT: Final = Path(__file__).parent.parent
 COMPOSE: Final = ROOT / "compose"
@@ -192,33 +191,13 @@ def test_prometheus_takes_its_configuration() -> None:
     subprocess.run([program("promtool"), "check", "config", str(COMPOSE / "prometheus.yml")], check=True)
 
 
-@contextmanager
-def served(service: str, directory: Path, **environment: str) -> Iterator[str]:
+def served(service: str, directory: Path, **environment: str) -> AbstractContextManager[str]:
     """Where it listens: its own command, but on a port of 127.0.0.1 that the system picks."""
     arguments = [
         re.sub(r"^8000$", "0", argument.replace("0.0.0.0:8000", "127.0.0.1:0").replace("0.0.0.0", "127.0.0.1"))
         for argument in command(service)
     ]
-    log = directory / f"{service}.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            env={**IMPORTS, "HOME": str(directory), "OTEL_SERVICE_NAME": service, **environment},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=directory,
-        )
-
-    def address() -> str | None:
-        assert process.poll() is None, log.read_text()
-        found = re.search(r"http://127\.0\.0\.1:[1-9]\d*", log.read_text())
-        return found and found[0]
-
-    try:
-        yield eventually(address, f"{service} to listen")
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
+    return serving(service, arguments, directory, OTEL_SERVICE_NAME=service, **environment)
 
 
 def test_the_shop_is_scraped_and_its_dots_are_kept(tmp_path: Path) -> None:
