@@ -1,71 +1,72 @@
 """What the library says of itself, read at a scrape from the plain counters that it keeps anyway."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 from weakref import WeakSet
 
 from prometheus_client import CollectorRegistry
 from prometheus_client import Metric as MetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from exemplars import faults, metrics, span
 from exemplars._lock import lock
 
-# Of this process: pages in plain text, in which no exemplar can be.
+# Of this process.
 plain_text_scrapes = 0
-
-_NAMES: Final = {
-    "exemplars_taken": ("counter", "Exemplars that a bucket or counter took."),
-    "exemplars_marked": ("counter", "Spans marked so that tail sampling keeps their traces."),
-    "exemplars_marks_refused": ("counter", "Spans not marked, and so not shown, because the budget was spent."),
-    "exemplars_exposed": ("gauge", "Exemplars that are shown now."),
-    "exemplars_errors": ("counter", "Faults inside the library, which cost a label or an exemplar, by kind."),
-    "exemplars_series_refused": ("counter", "Label sets beyond max_series, counted in the overflow series."),
-    "exemplars_plain_text_scrapes": ("counter", "Pages asked for in plain text, which has no exemplars."),
-    "exemplars_workers": ("gauge", "Workers whose numbers this page shows."),
-    "exemplars_shared": ("gauge", "Whether workers share their numbers: 1, or 0 for private memory."),
-}
 
 
 class SelfMetrics(Collector):
     """The library's own metrics, for one registry.
 
-    All but ``exemplars_exposed`` are of the whole process. Safe under threads; nothing is raised.
+    Of that registry are ``exemplars_exposed`` and ``exemplars_series_refused_total``; the rest is of the whole process.
+    Safe under threads; nothing is raised.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
 
     def describe(self) -> list[MetricFamily]:
-        """The families without samples, by which a registry finds clashes of names."""
-        return [MetricFamily(name, text, kind) for name, (kind, text) in _NAMES.items()]
+        """The families, by whose names a registry finds clashes."""
+        return self.families(0)
 
     def collect(self) -> list[MetricFamily]:
-        """The families with their samples; looks at every exemplar there is to tell how many are exposed."""
+        """The families; looks at every exemplar there is to tell how many are exposed."""
         return self.families(sum(_shown(metric) for metric in metrics_of(self._registry)))
 
     def families(self, exposed: int) -> list[MetricFamily]:
-        """The families with their samples, for a caller who knows that *exposed* exemplars are shown."""
-        with lock:
-            errors, refused = dict(faults.counts), dict(metrics.series_refused)
-        ours = [metric.name for metric in metrics_of(self._registry)]
-        samples: dict[str, Mapping[tuple[tuple[str, str], ...], float]] = {
-            "exemplars_taken": {(): metrics.taken},
-            "exemplars_marked": {(): span.marked},
-            "exemplars_marks_refused": {(): span.refused},
-            "exemplars_exposed": {(): exposed},
-            "exemplars_errors": {(("kind", kind),): count for kind, count in errors.items()},
-            "exemplars_series_refused": {(("metric", name),): refused.get(name, 0) for name in ours},
-            "exemplars_plain_text_scrapes": {(): plain_text_scrapes},
-            "exemplars_workers": {(): 1},
-            "exemplars_shared": {(): 0},
-        }
-        families = self.describe()
-        for family in families:
-            suffix = "_total" if family.type == "counter" else ""
-            for labels, value in samples[family.name].items():
-                family.add_sample(family.name + suffix, dict(labels), value)
-        return families
+        """The families, for a caller who knows that *exposed* exemplars are shown."""
+        errors = CounterMetricFamily(
+            "exemplars_errors", "Faults inside the library, which cost a label or an exemplar.", labels=["kind"]
+        )
+        for kind in faults.KINDS:
+            errors.add_metric([kind], faults.counts[kind])
+        refused = CounterMetricFamily(
+            "exemplars_series_refused",
+            "Uses of label sets beyond max_series, which the overflow series took.",
+            labels=["metric"],
+        )
+        for metric in metrics_of(self._registry):
+            refused.add_metric([metric.name], metrics.series_refused.get(metric.name, 0))
+        return [
+            CounterMetricFamily("exemplars_taken", "Exemplars that a bucket or counter took.", metrics.taken),
+            CounterMetricFamily(
+                "exemplars_marked", "Spans marked so that tail sampling keeps their traces.", span.marked
+            ),
+            CounterMetricFamily(
+                "exemplars_marks_refused", "Spans that no budget was left to mark: not shown.", span.refused
+            ),
+            GaugeMetricFamily("exemplars_exposed", "Exemplars that are shown now.", exposed),
+            errors,
+            refused,
+            CounterMetricFamily(
+                "exemplars_plain_text_scrapes",
+                "Pages asked for in plain text, in which no exemplar can be.",
+                plain_text_scrapes,
+            ),
+            GaugeMetricFamily("exemplars_workers", "Workers whose numbers this page shows.", 1),
+            GaugeMetricFamily("exemplars_shared", "Whether workers share their numbers: 1, or 0 if not.", 0),
+        ]
 
 
 _installed: "WeakSet[CollectorRegistry]" = WeakSet()
