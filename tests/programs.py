@@ -38,12 +38,12 @@ def program(name: str) -> str:
     pytest.skip(f"{name} is not installed")
 
 
-def eventually(ask: Callable[[], T | None], what: str) -> T:
-    """The first truthy answer."""
+def eventually(ask: Callable[[], T | None], what: str, state: Callable[[], object] = str) -> T:
+    """The first truthy answer; if none comes, a failure that shows *state*."""
     deadline = time.monotonic() + PATIENCE
     while not (answer := ask()):
         if time.monotonic() > deadline:
-            pytest.fail(f"waited {PATIENCE:.0f} s in vain for {what}")
+            pytest.fail(f"waited {PATIENCE:.0f} s in vain for {what}: {state()}")
         time.sleep(0.05)
     return answer
 
@@ -71,10 +71,11 @@ def serving(name: str, arguments: Sequence[str], directory: Path, **environment:
         return found and found[0]
 
     try:
-        yield eventually(address, f"{name} to listen")
+        yield eventually(address, f"{name} to listen", log.read_text)
     finally:
         process.terminate()
         process.wait(PATIENCE)
+        print(log.read_text())  # pytest shows it where a test fails
 
 
 @dataclass(frozen=True)
@@ -95,16 +96,17 @@ class Prometheus:
 
     def scraped(self, job: str, times: int = 1) -> None:
         """Wait for *times* more successful scrapes of *job*."""
-        sample = f'count_over_time(up{{job="{job}"}}[1h])'
 
-        def count() -> float:
-            result = self.ask("query", query=sample)["result"]
+        def successes() -> float:
+            result = self.ask("query", query=f'sum_over_time(up{{job="{job}"}}[1h])')["result"]
             return float(result[0]["value"][1]) if result else 0.0
 
-        goal = count() + times
-        eventually(lambda: count() >= goal, f"{times} more scrapes of {job}")
-        down = self.ask("query", query=f'min_over_time(up{{job="{job}"}}[1h]) < 1')["result"]
-        assert not down, f"a scrape of {job} failed: {self.ask('targets')['activeTargets']}"
+        goal = successes() + times
+        eventually(lambda: successes() >= goal, f"{times} more scrapes of {job}", self.errors)
+
+    def errors(self) -> list[str]:
+        """What was wrong with the last scrape of each target, where something was."""
+        return [target["lastError"] for target in self.ask("targets")["activeTargets"] if target["lastError"]]
 
 
 @contextlib.contextmanager
@@ -127,8 +129,8 @@ def prometheus(directory: Path, config: dict[str, Any], *flags: str) -> Iterator
         return next((found[1] for line in log if (found := re.search(r"Listening on.*address=(\S+)", line))), None)
 
     try:
-        server = Prometheus(f"http://{eventually(address, 'the address of Prometheus')}")
-        eventually(lambda: "Server is ready" in "".join(log), "Prometheus to be ready")
+        server = Prometheus(f"http://{eventually(address, 'the address of Prometheus', lambda: ''.join(log))}")
+        eventually(lambda: "Server is ready" in "".join(log), "Prometheus to be ready", lambda: "".join(log))
         yield server
     finally:
         process.terminate()

@@ -218,7 +218,9 @@ def test_the_shop_is_scraped_and_its_dots_are_kept(tmp_path: Path) -> None:
         try:
             for service in ("front", "stock"):
                 query = f'{semconv.DURATION}_bucket{{job="{service}"}}'
-                found = eventually(partial(server.exemplars, query, start, start + PATIENCE), f"dots of {service}")
+                found = eventually(
+                    partial(server.exemplars, query, start, start + PATIENCE), f"dots of {service}", server.errors
+                )
                 assert all(set(dot["labels"]) == {semconv.TRACE_ID, semconv.SPAN_ID} for dot in found)
                 server.scraped(service)
             ready = SERVICES["front"]["healthcheck"]["test"]
