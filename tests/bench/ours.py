@@ -15,9 +15,9 @@ MARK_ALL: Final = f"{OURS}, each taken and marked"
 COLD: Final = f"{OURS}, cold"
 ALL_NEW: Final = f"{OURS}, every exemplar new"
 
-# A slot is fresh while its retention lasts: here longer than any run. Without retention it is expired at once.
+# A slot is fresh while its retention lasts: here longer than any run, or shorter than any request.
 FRESH: Final = Policy(min_retention=3600.0, max_age=3600.0)
-EXPIRED: Final = Policy(min_retention=0.0)
+EXPIRED: Final = Policy(min_retention=1e-6)
 
 # An exemplar's timestamp is a millisecond newer than the one before, and runs at most a second ahead of the clock: so
 # many requests to one series in a block do not use that second up before its next block.
