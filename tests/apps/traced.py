@@ -9,9 +9,11 @@ from typing import Final
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 
 from exemplars import Policy
+from tests.otel import RecordOnly
 
 SLOW: Final = 0.03  # seconds
 # Exemplars are replaced often, so that a short load brings many.
@@ -46,7 +48,7 @@ def _record(span: ReadableSpan) -> dict[str, object]:
 
 
 def configure() -> None:
-    """Trace into the file that ``SPANS`` names; what the caller's ``traceparent`` does not sample is not."""
-    provider = TracerProvider()
+    """Trace into the file that ``SPANS`` names; what the caller's ``traceparent`` does not sample only records."""
+    provider = TracerProvider(sampler=ParentBased(ALWAYS_ON, remote_parent_not_sampled=RecordOnly()))
     provider.add_span_processor(SimpleSpanProcessor(ToFile(os.environ["SPANS"])))
     trace.set_tracer_provider(provider)
