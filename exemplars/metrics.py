@@ -106,14 +106,17 @@ class Child:
     def _offer(self, index: int, amount: float, now: float, slot: Slot | None, source: SpanSource) -> None:
         """Make the span of *source* the exemplar of bucket *index*, if there is one that may be. Never raises."""
         try:
-            context = source.claimed or self._claim(now, slot, source)
+            context = source.claimed or self._claim(amount, now, slot, source)
             if context is not None:
                 self._keep(index, amount, now, context.trace_id, context.span_id)
         except Exception as error:
             faults.note("span", error)
 
-    def _claim(self, now: float, slot: Slot | None, source: SpanSource) -> SpanContext | None:
+    def _claim(self, amount: float, now: float, slot: Slot | None, source: SpanSource) -> SpanContext | None:
         """The context of the span of *source*, marked, if it may take the place of what is in *slot*."""
+        marks = self.marks or process_budget()
+        if now < marks.dry_until:
+            return None
         span = source.span()
         if span is trace.INVALID_SPAN:
             return None
@@ -121,7 +124,11 @@ class Child:
         if context is None:
             return None
         freshness = self._policy.freshness(slot, now)
-        return context if mark(span, self.marks or process_budget(), now, freshness, self.urgent) else None
+        if mark(span, marks, now, freshness, self.urgent):
+            return context
+        if slot is not None and span.is_recording():
+            slot.refuse(amount, now, marks.wait(freshness, self.urgent))
+        return None
 
     def _offer_labels(self, index: int, amount: float, now: float, exemplar: ExemplarLabels) -> None:
         """Make the caller's own *exemplar* that of bucket *index*; count an invalid one as a fault. Never raises."""
@@ -358,7 +365,7 @@ class HistogramChild(Child):
         index = bisect_left(self._bounds, amount)
         with lock:
             slot = self.record.add(index, amount)
-        if slot is None or now >= slot.held_until or amount > slot.value:  # slot.welcomes, without the call
+        if slot is None or now >= slot.held_until or amount > slot.threshold:  # slot.welcomes, without the call
             self._offer(index, amount, now, slot, source)
 
     def claim_ahead(self, amount: float, now: float, source: SpanSource) -> SpanContext | None:
@@ -366,7 +373,7 @@ class HistogramChild(Child):
         slot = self.record.slots[bisect_left(self._bounds, amount)]
         if slot is not None and not slot.welcomes(amount, now):
             return None
-        return self._claim(now, slot, source)
+        return self._claim(amount, now, slot, source)
 
     def time(self) -> Timer:
         """A context manager, also a decorator of functions, that observes the seconds that its body took."""

@@ -58,10 +58,11 @@ class Slot:
 
     *value* is the observed amount, *timestamp_ms* the wall clock in whole milliseconds, *taken_at* and *held_until*
     seconds of the monotonic clock. Either *trace_id* and *span_id* are set or *labels* are (a caller's own exemplar).
-    Only *held_until* changes after the construction.
+    Until *held_until* only an amount above *threshold*, at first the value, is welcome. These two alone change, by
+    `refuse`.
     """
 
-    __slots__ = ("held_until", "labels", "span_id", "taken_at", "timestamp_ms", "trace_id", "value")
+    __slots__ = ("held_until", "labels", "span_id", "taken_at", "threshold", "timestamp_ms", "trace_id", "value")
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class Slot:
         span_id: int = 0,
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        self.value = value
+        self.value = self.threshold = value
         self.timestamp_ms = timestamp_ms
         self.taken_at = taken_at
         self.held_until = held_until
@@ -83,7 +84,18 @@ class Slot:
 
     def welcomes(self, value: float, now: float) -> bool:
         """Tell whether an observation of *value* at *now* may replace this exemplar."""
-        return now >= self.held_until or value > self.value
+        return now >= self.held_until or value > self.threshold
+
+    def refuse(self, value: float, now: float, wait: float) -> None:
+        """Note that the budget had no mark for an observation of *value*, and may have one in *wait* seconds.
+
+        So that a bucket that everybody may take does not make every request ask, nor does one inside its retention.
+        """
+        if now >= self.held_until:
+            self.held_until = now + wait
+            self.threshold = math.inf
+        else:
+            self.threshold = value
 
 
 def next_timestamp(now_ms: int, last_ms: int | None) -> int | None:

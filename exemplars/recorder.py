@@ -128,6 +128,7 @@ class Recorder:
             self.response_size = histogram(
                 semconv.RESPONSE_BODY_SIZE, "Size of HTTP server response bodies.", "bytes", semconv.SIZE_BUCKETS
             )
+        self.sizes = self.request_size is not None or self.response_size is not None
         self.response_start: Histogram | None = None
         if "response_start" in options.measure:
             self.response_start = histogram(
@@ -176,6 +177,7 @@ class Request(Cell):
     _route: str | None = None
     _extra: tuple[str, ...] = ()
     _active: GaugeChild | None = None
+    _sent_whole: HistogramChild | None = None  # the series of this request, if the response will be sent whole
 
     def __init__(self, recorder: Recorder, carrier: Carrier, method: str, scheme: str) -> None:
         self.at_entry = current_context()  # all that the cell's __init__ does
@@ -196,13 +198,15 @@ class Request(Cell):
         self.status = status
         self.at_start = current_context()
         self._describe()
-        response_start = self._recorder.response_start
-        if response_start is not None:
-            try:
+        recorder = self._recorder
+        try:
+            text, error_type = _STATUS_LABELS.get(status) or _status_labels(status)
+            self._sent_whole = self._series(recorder.duration, text, error_type)
+            if recorder.response_start is not None:
                 now = monotonic()
-                self._series(response_start, *_status_labels(status)).observe_at(now - self.start, now, self)
-            except Exception as error:
-                faults.note("observation", error)
+                self._series(recorder.response_start, text, error_type).observe_at(now - self.start, now, self)
+        except Exception as error:
+            faults.note("observation", error)
 
     def claim_ahead(self, status: int | None, error_type: str | None = None) -> None:
         """Mark the span now, if a request that ended now, with *status* and *error_type*, would become an exemplar.
@@ -217,9 +221,11 @@ class Request(Cell):
                 self._describe()
             if self.at_start is None:
                 self.at_start = current_context()
+            series = self._sent_whole
+            if series is None or error_type is not None:
+                text, of_status = _STATUS_LABELS.get(status) or _status_labels(status)
+                series = self._series(self._recorder.duration, text, of_status if error_type is None else error_type)
             now = monotonic()
-            text, of_status = _STATUS_LABELS.get(status) or _status_labels(status)
-            series = self._series(self._recorder.duration, text, of_status if error_type is None else error_type)
             self.claimed = series.claim_ahead(now - self.start, now, self)
         except Exception as error:
             faults.note("span", error)
@@ -232,16 +238,22 @@ class Request(Cell):
         now = monotonic()
         try:
             recorder = self._recorder
+            series = self._sent_whole
+            if series is not None and error_type is None and not recorder.sizes:
+                series.observe_at(now - self.start, now, self)
+                return
             if self._route is None:  # the response never started
                 self._describe()
             status, of_status = _STATUS_LABELS.get(self.status) or _status_labels(self.status)
             if error_type is None:
                 error_type = of_status
             self._series(recorder.duration, status, error_type).observe_at(now - self.start, now, self)
-            if recorder.request_size is not None:
-                self._series(recorder.request_size, status, error_type).observe_at(self.request_bytes, now, self)
-            if recorder.response_size is not None:
-                self._series(recorder.response_size, status, error_type).observe_at(self.response_bytes, now, self)
+            for metric, size in (
+                (recorder.request_size, self.request_bytes),
+                (recorder.response_size, self.response_bytes),
+            ):
+                if metric is not None:
+                    self._series(metric, status, error_type).observe_at(size, now, self)
         except Exception as error:
             faults.note("observation", error)
         finally:
@@ -260,24 +272,19 @@ class Request(Cell):
             return
         if self.at_start is None:
             self.at_start = current_context()
-        names = {cls.__name__ for cls in type(error).__mro__}
-        if not isinstance(error, Exception) and not names.isdisjoint(_CANCELLATIONS):
-            error_type = semconv.CLIENT_DISCONNECTED if self.disconnected else semconv.CANCELLED
-        elif not names.isdisjoint(_DISCONNECTIONS) or (self.disconnected and isinstance(error, OSError)):
-            error_type = semconv.CLIENT_DISCONNECTED
-        else:
-            error_type = type(error).__qualname__
-            if not sent:
-                self.status = 500
-        if not sent and error_type in _LEFT:
-            self.status = None
-        self.finish(error_type)
+        left = _left(error, self.disconnected)
+        if not sent:
+            self.status = None if left else 500
+        self.finish(left or type(error).__qualname__)
 
     def _describe(self) -> None:
         """Find the route and the further labels, empty where there are none or finding them failed."""
         recorder = self._recorder
         try:
-            self._route = recorder.route(self.carrier) or ""
+            route = recorder.route(self.carrier)
+            if route is not None and not isinstance(route, str):
+                raise TypeError(f"the route is {route!r}: give a text or None")
+            self._route = route or ""
         except Exception as error:
             faults.note("route", error)
             self._route = ""
@@ -289,6 +296,24 @@ class Request(Cell):
         if self._extra:
             key += self._extra
         return metric.children.get(key) or metric.child(key)
+
+
+def _left(error: BaseException, disconnected: bool) -> str | None:
+    """The error type of an ending that the client or the server chose; ``None``: *error* is the application's own.
+
+    A group, as trio's nurseries raise, is what all in it are.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        ways = {_left(one, disconnected) for one in error.exceptions}
+        if None in ways:
+            return None
+        return semconv.CLIENT_DISCONNECTED if semconv.CLIENT_DISCONNECTED in ways else semconv.CANCELLED
+    names = {cls.__name__ for cls in type(error).__mro__}
+    if not isinstance(error, Exception) and not names.isdisjoint(_CANCELLATIONS):
+        return semconv.CLIENT_DISCONNECTED if disconnected else semconv.CANCELLED
+    if not names.isdisjoint(_DISCONNECTIONS) or (disconnected and isinstance(error, OSError)):
+        return semconv.CLIENT_DISCONNECTED
+    return None
 
 
 def _read(extra: Iterable[tuple[str, LabelValue]], carrier: Carrier) -> tuple[str, ...]:

@@ -34,13 +34,13 @@ class Budget:
     is in turn, and a rare one always finds some.
     """
 
-    __slots__ = ("_at", "_kept", "_shared", "capacity", "rate")
+    __slots__ = ("_at", "_kept", "_shared", "capacity", "dry_until", "rate")
 
     def __init__(self, rate: float = DEFAULT_MARKS_PER_SECOND) -> None:
         self.rate = rate
         self.capacity = max(rate, 1.0)  # of each half: below one whole mark nothing could ever be marked
         self._shared = self._kept = self.capacity
-        self._at = -math.inf
+        self._at = self.dry_until = -math.inf  # before that moment there is not one mark
 
     def grant(self, now: float, freshness: float, urgent: bool) -> bool:
         """Take a mark at *now* (seconds, monotonic), if this is worth one.
@@ -53,16 +53,27 @@ class Budget:
                 self._shared = min(self._shared + refill, self.capacity)
                 self._kept = min(self._kept + refill, self.capacity)
                 self._at = now
-            # One whole mark stays for a bucket that shows nothing; the square root spreads the ages of busy buckets
-            # over the levels, so that an old one is served well before the youngest that are.
-            needed = 1.0 + (self.capacity - 1.0) * math.sqrt(min(freshness, 1.0))
+            needed = self._needed(freshness)
             if (urgent or freshness == 0.0) and self._kept >= needed:
                 self._kept -= 1.0
                 return True
             if self._shared >= needed:
                 self._shared -= 1.0
                 return True
+            most = max(self._shared, self._kept)
+            if most < 1.0:
+                self.dry_until = now + (1.0 - most) / (self.rate / 2)
             return False
+
+    def wait(self, freshness: float, urgent: bool) -> float:
+        """Seconds for which `grant`, which has just refused, would refuse again for all that time alone can change."""
+        level = max(self._shared, self._kept) if urgent or freshness == 0.0 else self._shared
+        return (self._needed(freshness) - level) / (self.rate / 2)
+
+    def _needed(self, freshness: float) -> float:
+        # One whole mark stays for a bucket that shows nothing; the square root spreads the ages of busy buckets over
+        # the levels, so that an old one is served well before the youngest that are.
+        return 1.0 + (self.capacity - 1.0) * math.sqrt(min(freshness, 1.0))
 
 
 _budgets: dict[float, Budget] = {}
