@@ -7,6 +7,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
@@ -160,13 +161,15 @@ async def bare(scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse("bare")(scope, receive, send)
 
 
-class Refuse(BaseHTTPMiddleware):
+class Refuse:
     """Answers some requests before the router has them."""
 
-    async def dispatch(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        if request.url.path.startswith("/refused"):
-            return PlainTextResponse("no", status_code=401)
-        return await call_next(request)
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused = scope["type"] == "http" and scope["path"].removeprefix("/root").startswith("/refused")
+        await (PlainTextResponse("no", status_code=401) if refused else self.app)(scope, receive, send)
 
 
 def in_a_closure(app: ASGIApp) -> ASGIApp:
@@ -278,13 +281,31 @@ def test_starlette(case: Case) -> None:
     assert seen == Seen(case.status, case.route)
 
 
-def test_starlette_below_a_root_path() -> None:
-    """What a server puts before the application's own paths is no part of a template, and no hindrance."""
+def test_starlette_one_application_for_all() -> None:
+    """The same from a table that other requests have made; a root_path of the server is no part of a template."""
     app = starlette_app()
-    for case in STARLETTE:
-        if case.name != "answered-by-middleware":
+    for _ in range(2):
+        for case in STARLETTE:
+            seen = through_asgi(app, case.path, method=case.method, host=case.host)
+            assert seen == Seen(case.status, case.route), case.name
             seen = through_asgi(app, "/root" + case.path, method=case.method, host=case.host, root_path="/root")
             assert seen == Seen(case.status, case.route), case.name
+
+
+def test_base_http_middleware() -> None:
+    """It hands the scope on as it is, outside the router and in a mount."""
+
+    async def dispatch(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        return await call_next(request)
+
+    middleware = [Middleware(BaseHTTPMiddleware, dispatch=dispatch)]
+    inner = Starlette(routes=[Route("/x/{y}", ok)], middleware=middleware)
+    app = Starlette(
+        routes=[Route("/{x}", shared), Mount("/m", routes=[Mount("/n", app=inner)], middleware=middleware)],
+        middleware=middleware,
+    )
+    assert through_asgi(app, "/1") == Seen(200, "/{x}")
+    assert through_asgi(app, "/m/n/x/1") == Seen(200, "/m/n/x/{y}")
 
 
 def test_bare_router() -> None:
@@ -399,7 +420,7 @@ def test_fastapi(case: Case) -> None:
 
 
 def test_fastapi_one_application_for_all() -> None:
-    """The same answers from a table that other requests have made, below a root_path, and once more from memory."""
+    """The same from a table that other requests have made; a root_path of the server is no part of a template."""
     app = fastapi_app()
     for _ in range(2):
         for case in FASTAPI:
@@ -430,7 +451,7 @@ def test_mount_and_host_in_an_included_router() -> None:
         assert seen in (Seen(200, route), Seen(404, None))
 
 
-@pytest.mark.skipif(not hasattr(FastAPI, "frontend"), reason="no frontends before FastAPI 0.138")
+@pytest.mark.skipif(not hasattr(FastAPI, "frontend"), reason="this FastAPI has none")
 def test_frontend_is_a_bare_mount(tmp_path: Any) -> None:
     (tmp_path / "index.html").write_text("<p>")
     app = FastAPI()
@@ -622,10 +643,10 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     yield loop
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
-    pending = asyncio.all_tasks(loop)
-    for task in pending:
+    for task in asyncio.all_tasks(loop):
         task.cancel()
-    loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+        with suppress(asyncio.CancelledError):
+            loop.run_until_complete(task)
     loop.close()
 
 
@@ -753,7 +774,7 @@ def test_routes_added_later() -> None:
     assert through_asgi(app, "/second/t/1").route == "/second/t/{x}"
     star = starlette_app()
     assert through_asgi(star, "/users/7").route == "/users/{id:int}"
-    star.router.routes.append(Mount("/new", routes=[Route("/{x}/y", ok)]))
+    star.router.routes.append(Mount("/new", routes=[Route("/{x}/y", lambda request: PlainTextResponse("ok"))]))
     assert through_asgi(star, "/new/1/y").route == "/new/{x}/y"
 
 
@@ -906,7 +927,7 @@ def test_opentelemetry_fastapi(case: Case, spans: InMemorySpanExporter, provider
     assert traced_route(spans) == (case.route if case.otel == "" else case.otel)
 
 
-@pytest.mark.skipif(not hasattr(fastapi, "telemetry"), reason="no telemetry of its own before FastAPI 0.141")
+@pytest.mark.skipif(not hasattr(fastapi, "telemetry"), reason="this FastAPI has none of its own")
 @named(case for case in FASTAPI if case.route)
 def test_fastapi_telemetry(case: Case, spans: InMemorySpanExporter, provider: TracerProvider) -> None:
     """FastAPI's own span has whole templates, too, but leaves out converters and what Starlette's mounts hold."""
