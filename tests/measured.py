@@ -42,17 +42,17 @@ def family(registry: CollectorRegistry, name: str) -> MetricFamily:
     return found
 
 
-def requests(registry: CollectorRegistry) -> list[dict[str, str]]:
-    """The labels of every measured request, one mapping a request."""
+def requests(registry: CollectorRegistry, name: str = semconv.DURATION) -> list[dict[str, str]]:
+    """The labels of every request that the histogram *name* observed, one mapping a request."""
     found = []
-    for sample in family(registry, semconv.DURATION).samples:
+    for sample in family(registry, name).samples:
         if sample.name.endswith("_count"):
             found += [sample.labels] * int(sample.value)
     return found
 
 
-def endings(registry: CollectorRegistry) -> list[Ending]:
-    return [Ending(labels[semconv.STATUS], labels[semconv.ERROR_TYPE]) for labels in requests(registry)]
+def endings(registry: CollectorRegistry, name: str = semconv.DURATION) -> list[Ending]:
+    return [Ending(labels[semconv.STATUS], labels[semconv.ERROR_TYPE]) for labels in requests(registry, name)]
 
 
 def total(registry: CollectorRegistry, name: str = semconv.DURATION) -> float:
