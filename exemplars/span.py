@@ -151,12 +151,12 @@ class Cell:
         A server span around us, then the first that started within, then what was current at the response's start,
         which may be a span of the application inside a server span that its provider did not show us.
         """
-        install_processor()
         around: Span = trace.INVALID_SPAN
         if self.at_entry:  # an empty context has no span
             around = trace.get_current_span(self.at_entry)
             if getattr(around, "kind", None) is SpanKind.SERVER:
                 return around
+        install_processor()
         if self.server_span is not None:
             return self.server_span
         if self.at_start:
