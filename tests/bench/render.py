@@ -3,21 +3,25 @@
 import random
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from time import thread_time
 from typing import Any, Final
 
 import prometheus_client
+from opentelemetry import trace
+from opentelemetry.context import attach, detach
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 import exemplars
 
-from . import byhand
+from . import asgi, byhand
 from .ours import ALL_NEW, COLD, EXPIRED, OURS
 from .result import Cell, compare
 from .rounds import interleave
+from .spans import current
 from .stats import estimate
 from .subject import NotRecordedError
 
@@ -28,13 +32,20 @@ LABEL_SETS: Final = [
 ]
 AMOUNTS: Final = [bound * 0.9 for bound in byhand.BUCKETS] + [12.5]
 NEW: Final = 150
+SAMPLED: Final = trace.TraceFlags(trace.TraceFlags.SAMPLED)
 LINES: Final = len(LABEL_SETS) * (len(AMOUNTS) + 2)
 
 
 class Pages:
     """A registry with one histogram of either kind, all of its series and buckets used."""
 
-    def __init__(self, make: Callable[..., Any], page: Callable[[CollectorRegistry], bytes], **options: Any) -> None:
+    def __init__(
+        self,
+        make: Callable[..., Any],
+        observe: Callable[[Any, float, int, int], None],
+        page: Callable[[CollectorRegistry], bytes],
+        **options: Any,
+    ) -> None:
         self.registry = CollectorRegistry()
         self.histogram = make(
             byhand.DURATION,
@@ -44,6 +55,7 @@ class Pages:
             buckets=byhand.BUCKETS,
             **options,
         )
+        self.observe = observe
         self.page = page
         self.observations = 0
         # The same ids for both kinds, new ones for each change.
@@ -55,7 +67,7 @@ class Pages:
         for labels in LABEL_SETS:
             series = self.histogram.labels(*labels)
             for amount in AMOUNTS:
-                series.observe(amount, exemplar=self._exemplar())
+                self._take(series, amount)
         self.observations += len(LABEL_SETS) * len(AMOUNTS)
 
     def counts(self) -> None:
@@ -68,11 +80,11 @@ class Pages:
         """Change every line, and as many exemplars as ten marks a second allow in a quarter of a minute."""
         self.counts()
         for labels in self.ids.sample(LABEL_SETS, NEW):
-            self.histogram.labels(*labels).observe(self.ids.choice(AMOUNTS), exemplar=self._exemplar())
+            self._take(self.histogram.labels(*labels), self.ids.choice(AMOUNTS))
         self.observations += NEW
 
-    def _exemplar(self) -> dict[str, str]:
-        return {"trace_id": f"{self.ids.getrandbits(128):032x}", "span_id": f"{self.ids.getrandbits(64):016x}"}
+    def _take(self, series: Any, amount: float) -> None:
+        self.observe(series, amount, self.ids.getrandbits(128), self.ids.getrandbits(64))
 
     def render(self) -> bytes:
         return self.page(self.registry)
@@ -96,12 +108,25 @@ class Pages:
 
 
 def theirs() -> Pages:
+    def observe(series: Any, amount: float, trace_id: int, span_id: int) -> None:
+        ids = {"trace_id": trace.format_trace_id(trace_id), "span_id": trace.format_span_id(span_id)}
+        series.observe(amount, exemplar=ids)
+
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
-    return Pages(prometheus_client.Histogram, generate_latest)
+    return Pages(prometheus_client.Histogram, observe, generate_latest)
 
 
 def ours() -> Pages:
-    return Pages(exemplars.Histogram, lambda registry: exemplars.render(registry, accept=ACCEPT)[0], policy=EXPIRED)
+    def observe(series: Any, amount: float, trace_id: int, span_id: int) -> None:
+        span = trace.NonRecordingSpan(trace.SpanContext(trace_id, span_id, False, SAMPLED))
+        token = attach(current(span))
+        series.observe(amount)
+        detach(token)
+
+    # The process's marks are those of the middleware made last: none, so that every sampled span will do.
+    exemplars.ASGIMiddleware(asgi.raw(1), registry=CollectorRegistry(), marks_per_second=0.0)
+    page = partial(exemplars.render, accept=ACCEPT)
+    return Pages(exemplars.Histogram, observe, lambda registry: page(registry)[0], policy=EXPIRED)
 
 
 def prove() -> None:
