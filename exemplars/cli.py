@@ -1,9 +1,10 @@
 """The command line."""
 
 import argparse
+import math
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,18 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     demo = commands.add_parser("demo", help="a small shop under load, its metrics and its newest exemplars")
-    demo.add_argument("--seconds", type=_positive, help="end after that many; by default Ctrl-C ends it")
-    demo.add_argument("--port", type=_port, default=0, help="of the shop's front on 127.0.0.1 (default: a free one)")
-    demo.add_argument("--rate", type=_rate, default=20.0, help="requests a second outside spikes, up to 200 (20)")
+    demo.add_argument(
+        "--seconds", type=_number_in(0.1, 86_400, float), help="end after that many; by default Ctrl-C ends it"
+    )
+    demo.add_argument(
+        "--port",
+        type=_number_in(0, 65_535, int),
+        default=0,
+        help="of the shop's front on 127.0.0.1 (default: a free one)",
+    )
+    demo.add_argument(
+        "--rate", type=_number_in(0.1, 200, float), default=20.0, help="requests a second outside spikes (20)"
+    )
     demo.add_argument("--seed", type=int, default=1, help="another number, other customers (1)")
     demo.set_defaults(command=_demo)
 
@@ -65,8 +75,11 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _dashboards(arguments: argparse.Namespace) -> int:
     here = Path(__file__).parent
+    # In the wheel they lie inside the package, in a checkout beside it.
     files = sorted((here / "dashboards").glob("*.json")) or sorted((here.parent / "dashboards").glob("*.json"))
     try:
+        if not files:
+            raise FileNotFoundError(f"no dashboard beside {here}: install the package again")
         arguments.output.mkdir(parents=True, exist_ok=True)
         for file in files:
             print(shutil.copyfile(file, arguments.output / file.name))
@@ -76,22 +89,16 @@ def _dashboards(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return number
+def _number_in(low: float, high: float, kind: type[int] | type[float]) -> Callable[[str], float]:
+    """A reader of arguments for numbers from *low* to *high*."""
 
+    def read(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = math.nan
+        if not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"{text!r}: give a number from {low:g} to {high:g}")
+        return number
 
-def _rate(text: str) -> float:
-    number = _positive(text)
-    if number > 200:
-        raise argparse.ArgumentTypeError(f"{text} is above 200")
-    return number
-
-
-def _port(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= 65535:
-        raise argparse.ArgumentTypeError(f"{text} is no port")
-    return number
+    return read
