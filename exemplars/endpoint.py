@@ -24,6 +24,7 @@ from exemplars.exposition import pieces
 from exemplars.negotiation import choose, gzip_accepted
 
 _SLICE: Final = 0.001  # seconds of work after which the event loop has its turn; one more piece may still follow
+_BLOCK: Final = 131_072  # bytes that are sent at once: to join all of a large page would take a slice and more
 _MAX_FIELDS: Final = 1000  # of a query
 _MAX_SILENCE: Final = 30.0  # seconds that a client may keep a thread of `start_http_server` waiting
 _COMPRESSION_LEVEL: Final = 1
@@ -35,7 +36,7 @@ _log = logging.getLogger("exemplars")
 class _Response(NamedTuple):
     status: HTTPStatus
     headers: list[tuple[str, str]]
-    body: bytes
+    body: list[bytes]
 
 
 def make_asgi_app(registry: CollectorRegistry = REGISTRY, *, disable_compression: bool = False) -> ASGIApp:
@@ -74,11 +75,11 @@ def make_wsgi_app(registry: CollectorRegistry = REGISTRY, *, disable_compression
     def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         encoding = "" if disable_compression else environ.get("HTTP_ACCEPT_ENCODING", "")
         accept, query = environ.get("HTTP_ACCEPT", ""), environ.get("QUERY_STRING", "")
-        body = []
+        body: list[bytes] = []
         for response in _respond(registry, environ["REQUEST_METHOD"], query, accept, encoding):
             if response is not None:
                 start_response(f"{response.status:d} {response.status.phrase}", response.headers)
-                body.append(response.body)
+                body = response.body
         return body
 
     return app
@@ -145,11 +146,18 @@ def _respond(
     if gzip_accepted(accept_encoding):
         headers.append(("Content-Encoding", "gzip"))
         parts = _compress(parts)
-    done = []
+    blocks: list[bytes] = []
+    block: list[bytes] = []
+    size = 0
     for part in parts:
-        done.append(part)
+        block.append(part)
+        size += len(part)
+        if size >= _BLOCK:
+            blocks.append(b"".join(block))
+            block, size = [], 0
         yield None
-    yield _response(HTTPStatus.OK, headers, b"".join(done), bodiless=method == "HEAD")
+    response = _response(HTTPStatus.OK, headers, [*blocks, b"".join(block)])
+    yield response._replace(body=[]) if method == "HEAD" else response
 
 
 def _compress(parts: Iterable[bytes]) -> Iterator[bytes]:
@@ -161,12 +169,12 @@ def _compress(parts: Iterable[bytes]) -> Iterator[bytes]:
 
 def _refusal(status: HTTPStatus, reason: str, *headers: tuple[str, str]) -> _Response:
     text = f"{status.phrase}: {reason}\n"
-    return _response(status, [("Content-Type", "text/plain; charset=utf-8"), *headers], text.encode())
+    return _response(status, [("Content-Type", "text/plain; charset=utf-8"), *headers], [text.encode()])
 
 
-def _response(status: HTTPStatus, headers: list[tuple[str, str]], body: bytes, bodiless: bool = False) -> _Response:
-    headers += [("Content-Length", str(len(body))), ("Cache-Control", "no-store")]
-    return _Response(status, headers, b"" if bodiless else body)
+def _response(status: HTTPStatus, headers: list[tuple[str, str]], body: list[bytes]) -> _Response:
+    length = str(sum(map(len, body)))
+    return _Response(status, [*headers, ("Content-Length", length), ("Cache-Control", "no-store")], body)
 
 
 def _header(scope: Scope, name: bytes) -> str:
@@ -177,7 +185,10 @@ def _header(scope: Scope, name: bytes) -> str:
 async def _send(response: _Response, send: Send) -> None:
     headers = [(name.lower().encode(), value.encode()) for name, value in response.headers]
     await send({"type": "http.response.start", "status": int(response.status), "headers": headers})
-    await send({"type": "http.response.body", "body": response.body})
+    *blocks, last = response.body or [b""]
+    for block in blocks:
+        await send({"type": "http.response.body", "body": block, "more_body": True})
+    await send({"type": "http.response.body", "body": last})
 
 
 async def _live(receive: Receive, send: Send) -> None:

@@ -125,10 +125,10 @@ class _Writer:
         if not self._lines:
             return 0
         now = metrics.monotonic()
-        texts: dict[Child, _Text] = {}
+        series = metric.series()
         piece, size, shown = [self._comments], 0, 0
-        for child in metric.series():
-            text = texts[child] = self._text(child, self._texts.get(child), now, metric.policy.max_age)
+        for child in series:
+            text = self._texts[child] = self._text(child, self._texts.get(child), now, metric.policy.max_age)
             shown += text.shown
             size += len(text.text)
             piece.append(text.text)
@@ -136,7 +136,9 @@ class _Writer:
                 yield "".join(piece).encode()
                 piece, size = [], 0
         yield "".join(piece).encode()
-        self._texts = texts
+        if len(self._texts) > len(series):
+            for gone in set(self._texts).difference(series):
+                self._texts.pop(gone, None)
         return shown
 
     def _text(self, child: Child, last: _Text | None, now: float, max_age: float) -> _Text:
@@ -323,8 +325,11 @@ def _with_labels(names: Set[str], family: MetricFamily) -> set[str]:
 
 
 def _target_info(registry: Any) -> Iterator[MetricFamily]:
-    """What ``CollectorRegistry.collect`` gives before its collectors' families."""
-    labels = registry.get_target_info() if hasattr(registry, "get_target_info") else None
+    """What ``CollectorRegistry.collect`` gives before its collectors' families.
+
+    Without its lock, which a process that was forked meanwhile would find held by nobody.
+    """
+    labels = getattr(registry, "_target_info", None)
     if labels:
         family = MetricFamily("target", "Target metadata", "info")
         family.add_sample("target_info", labels, 1)

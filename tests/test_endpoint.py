@@ -7,6 +7,7 @@ import inspect
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -56,12 +57,12 @@ def asgi(backend: Backend) -> Callable[..., Ask]:
             named = [(name.replace("_", "-"), value) for name, value in headers.items()]
             done = run_asgi(app, make_scope(path, method=method, headers=named), backend)
             assert done.exception is None
-            start, body = done.messages
+            start = done.messages[0]
             assert done.complete
             found = {name.decode(): value.decode() for name, value in start["headers"]}
             assert len(found) == len(start["headers"])
             assert all(name == name.lower() for name in found)
-            return start["status"], found, body["body"]
+            return start["status"], found, done.body
 
         return ask
 
@@ -136,6 +137,21 @@ def test_head_answers_with_the_headers_alone(
 
 
 @EVERYWHERE
+def test_a_large_page_comes_whole(make: Callable[..., Ask]) -> None:
+    registry = CollectorRegistry()
+    latency = Histogram("latency", "Time.", ["route"], registry=registry)
+    for number in range(200):
+        latency.labels(f"{number} {'x' * 100}").observe(0.25, exemplar=IDS)
+    status, headers, body = make(registry)(accept=OPENMETRICS)
+
+    assert len(body) > 400_000
+    assert (status, headers["content-length"]) == (200, str(len(body)))
+    assert body == render(registry, accept=OPENMETRICS)[0]
+    _, _, compressed = make(registry)(accept=OPENMETRICS, accept_encoding="gzip")
+    assert gzip.decompress(compressed) == body
+
+
+@EVERYWHERE
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"])
 def test_other_methods_are_refused(make: Callable[..., Ask], registry: CollectorRegistry, method: str) -> None:
     status, headers, body = make(registry)(method=method, accept=OPENMETRICS)
@@ -195,6 +211,11 @@ def test_headers_may_come_in_any_case_and_several_times(registry: CollectorRegis
     assert (b"content-type", b"application/openmetrics-text; version=1.0.0; charset=utf-8") in done.messages[0][
         "headers"
     ]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_another_kind_of_scope_gets_no_answer(registry: CollectorRegistry, backend: Backend) -> None:
+    assert run_asgi(make_asgi_app(registry), {"type": "something"}, backend).messages == []
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -288,9 +309,11 @@ def test_the_event_loop_goes_on_while_a_page_is_made(
 
 
 def test_trio_is_not_asked_where_asyncio_runs(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is imported here, as it is wherever a library brought it along."""
+    """Be it imported, as it is wherever a library brought it along, or not."""
     monkeypatch.setattr(endpoint, "_SLICE", 0.0)
     monkeypatch.setattr(trio.lowlevel, "checkpoint", None)
+    assert run_asgi(make_asgi_app(registry), make_scope("/metrics"), "asyncio").status == 200
+    monkeypatch.delitem(sys.modules, "trio")
     assert run_asgi(make_asgi_app(registry), make_scope("/metrics"), "asyncio").status == 200
 
 

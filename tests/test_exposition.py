@@ -2,6 +2,8 @@
 
 import gc
 import logging
+import os
+import signal
 import subprocess
 import threading
 import weakref
@@ -23,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from exemplars import Counter, Gauge, Histogram, Policy, exposition, faults, metrics, negotiation, render, selfmetrics
 from exemplars.policy import Slot
 from tests.measured import Clock, Faults
-from tests.programs import program
+from tests.programs import eventually, program
 
 OPENMETRICS: Final = "application/openmetrics-text;version=1.0.0"
 TEXT: Final = "text/plain"
@@ -105,6 +107,21 @@ def put(child: metrics.Child, index: int, value: float, clock: Clock, trace_id: 
     """Give bucket *index* of *child* the exemplar of a trace."""
     slot = Slot(value, clock.wall_ms, clock.now, clock.now, trace_id, 0xDEF)
     assert child.record.put(index, slot, instead_of=child.record.slots[index])
+
+
+def ended(pid: int) -> int:
+    """The status of a child process once it has ended. One that hangs is killed, and the test fails."""
+
+    def status() -> int | None:
+        found, code = os.waitpid(pid, os.WNOHANG)
+        return code + 1 if found else None
+
+    try:
+        return eventually(status, "a child process") - 1
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 class Given:
@@ -685,6 +702,33 @@ def test_a_series_is_shown_as_it_was_at_one_moment(registry: CollectorRegistry) 
         thread.join()
 
     assert failures == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes to fork here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_process_forked_in_the_middle_of_a_page_can_make_its_own(registry: CollectorRegistry) -> None:
+    latency = Histogram("latency", "", ["a"], registry=registry)
+    registry.set_target_info({"env": "test"})
+    children = [latency.labels(label) for label in "abc"]
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            for child in children:
+                child.observe(1.0, exemplar=IDS)
+            page(registry)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for _ in range(30):
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0 if page(registry).endswith(b"# EOF\n") else 1)
+            assert ended(pid) == 0
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_the_page_tells_how_many_exemplars_it_shows(registry: CollectorRegistry, clock: Clock) -> None:
