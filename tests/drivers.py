@@ -131,7 +131,7 @@ class ASGIExchange:
             self.disconnect()
         if len(self.messages) == self._cancel_after:
             self.cancel()
-            await self._checkpoint()
+        await self._checkpoint()  # servers may wait here, so others may run
 
     def run(self, app: ASGIApp, scope: Scope, backend: Backend = "asyncio") -> "ASGIExchange":
         """Let *app* answer *scope* in an event loop of its own. What it raises is kept in `exception`."""

@@ -16,8 +16,9 @@ from opentelemetry.trace import SpanKind
 class Spans:
     """A tracer provider of the SDK, and what it exported. *sampler* may be changed at any time."""
 
-    def __init__(self, sampler: Sampler = ALWAYS_ON) -> None:
+    def __init__(self, sampler: Sampler = ALWAYS_ON, *, is_global: bool = False) -> None:
         self.sampler = sampler
+        self.is_global = is_global
         self._exporter = InMemorySpanExporter()
         self.provider = TracerProvider(sampler=_Delegate(self), shutdown_on_exit=False)
         self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
@@ -65,7 +66,7 @@ class RecordOnly(Sampler):
 
 @cache
 def _the_global() -> Spans:
-    spans = Spans()
+    spans = Spans(is_global=True)
     trace.set_tracer_provider(spans.provider)
     assert trace.get_tracer_provider() is spans.provider, "somebody else has set the global tracer provider"
     return spans
