@@ -56,6 +56,7 @@ class WSGIMiddleware:
 class _WSGIRequest(Request):
     """A request whose ``start_response`` and body pass through."""
 
+    _headers: Sequence[tuple[str, str]] = ()
     sent = False  # headers go on their way with the first part of the body: only then is a status final
 
     def __init__(self, recorder: Recorder, environ: Environ, start_response: StartResponse) -> None:
@@ -66,9 +67,11 @@ class _WSGIRequest(Request):
 
     def start_response(self, status: str, headers: Sequence[tuple[str, str]], exc_info: Any = None) -> Any:
         try:
-            code = int(status[:3])
-            self.respond(code)
-            self.claim_ahead(code)  # the span may end before the body does: Flask's does
+            if not self.sent:  # else it is too late: the client has another status
+                code = int(status[:3])
+                self._headers = headers
+                self.respond(code)
+                self.claim_ahead(code)  # the span may end before the body does: Flask's does
         except Exception as error:
             faults.note("observation", error)
         if exc_info is None:
@@ -88,12 +91,19 @@ class _WSGIRequest(Request):
                 return self._watch_file(body)
         elif wrapper is not None and hasattr(body, "read"):
             return self._watch_file(body)  # uWSGI's is a function that hands the file back
-        return (_SizedBody if isinstance(body, (list, tuple)) else _Body)(body, self)
+        return (_SizedBody if hasattr(body, "__len__") else _Body)(body, self)
 
     def _writing(self, data: bytes) -> object:
-        self.sent = True
-        self.response_bytes += len(data)
+        self.passes(data)
         return self._write(data)
+
+    def passes(self, part: bytes) -> None:
+        """Take down that *part* of the body goes on its way."""
+        self.sent = True
+        try:
+            self.response_bytes += len(part)
+        except TypeError:
+            pass  # no bytes: the server says so
 
     def _watch_file(self, file: Any) -> Iterable[bytes]:
         """*file* itself: servers know it by its class or its identity and send it by themselves."""
@@ -104,14 +114,24 @@ class _WSGIRequest(Request):
                 if close is not None:
                     close()
             finally:
-                self.finish()
+                self._finish_file()
 
         try:
             file.close = close_and_finish
         except AttributeError:  # a file of C has no place for it: its end is not seen
-            self.finish()
+            self._finish_file()
         body: Iterable[bytes] = file
         return body
+
+    def _finish_file(self) -> None:
+        """Finish where the body did not pass through us: its header tells how long it is."""
+        try:
+            for name, value in self._headers:
+                if name.lower() == "content-length":
+                    self.response_bytes = content_length(value)
+        except Exception as error:
+            faults.note("observation", error)
+        self.finish()
 
 
 class _Body:
@@ -128,8 +148,7 @@ class _Body:
         try:
             for part in self._body:
                 if part:
-                    request.sent = True
-                    request.response_bytes += len(part)
+                    request.passes(part)
                 yield part
         except GeneratorExit:
             raise  # our own iterator was dropped; how the request ended shows when the body is closed
@@ -157,4 +176,4 @@ class _SizedBody(_Body):
     __slots__ = ()
 
     def __len__(self) -> int:
-        return len(self._body)  # type: ignore[arg-type]  # a list or a tuple
+        return len(self._body)  # type: ignore[arg-type]  # it has a length
