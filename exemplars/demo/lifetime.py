@@ -11,14 +11,16 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 async def until_signal(job: Coroutine[Any, Any, None]) -> None:
     """Run *job* to its end, or cancel it at SIGINT, SIGTERM or SIGHUP and wait until it has cleaned up.
 
-    Further signals have no effect on that. Raises what *job* raises. To be awaited in the main thread.
+    From then on these signals have no effect, until the process ends. Raises what *job* raises. To be awaited in the
+    main thread.
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(job)
 
     def end() -> None:
         for number in _SIGNALS:
-            loop.add_signal_handler(number, lambda: None)
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
         task.cancel()
 
     for number in _SIGNALS:
