@@ -104,13 +104,17 @@ class _ASGIRequest(Request):
 
     async def receive(self) -> Message:
         message = await self.server_receive()
-        kind = message["type"]
-        if kind == "http.request":
-            self.request_bytes += len(message.get("body") or b"")
-        elif kind == "http.disconnect":
-            self.disconnected = True
-            if self.server_span is not None and not self.done:
-                self.claim_ahead(self.status, CLIENT_DISCONNECTED)  # it is inside us: it ends before the application
+        try:
+            kind = message["type"]
+            if kind == "http.request":
+                self.request_bytes += len(message.get("body") or b"")
+            elif kind == "http.disconnect":
+                self.disconnected = True
+                # A span inside us ends before the application does.
+                if (self.server_span is not None or self.at_start) and not self.done:
+                    self.claim_ahead(self.status, CLIENT_DISCONNECTED)
+        except Exception as error:
+            faults.note("observation", error)
         return message
 
     def _send_other(self, kind: str, message: Message) -> None:
@@ -121,5 +125,7 @@ class _ASGIRequest(Request):
             kind == "http.response.zerocopysend" and not (message.get("more_body") or self._trailers)
         ):
             # The body does not pass through us: its header tells how long it is.
-            self.response_bytes = content_length(header(self._headers, b"content-length"))
-            self.finish()
+            try:
+                self.response_bytes = content_length(header(self._headers, b"content-length"))
+            finally:
+                self.finish()
