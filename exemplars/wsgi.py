@@ -34,7 +34,12 @@ class WSGIMiddleware:
             return self.app(environ, start_response)
         try:
             environ[routes.APP] = self.app
-            request = _WSGIRequest(self._recorder, environ, start_response)
+            recorder = self._recorder
+            method, scheme = environ.get("REQUEST_METHOD", ""), environ.get("wsgi.url_scheme", "")
+            size = content_length(environ.get("CONTENT_LENGTH") or "") if recorder.sizes else 0
+            request = _WSGIRequest(recorder, environ, method, scheme)
+            request.server_start_response = start_response
+            request.request_bytes = size
         except Exception as error:
             faults.note("observation", error)
             return self.app(environ, start_response)
@@ -56,14 +61,10 @@ class WSGIMiddleware:
 class _WSGIRequest(Request):
     """A request whose ``start_response`` and body pass through."""
 
-    _headers: Sequence[tuple[str, str]] = ()
+    server_start_response: StartResponse
     sent = False  # headers go on their way with the first part of the body: only then is a status final
-
-    def __init__(self, recorder: Recorder, environ: Environ, start_response: StartResponse) -> None:
-        super().__init__(recorder, environ, environ.get("REQUEST_METHOD", ""), environ.get("wsgi.url_scheme", ""))
-        self.request_bytes = content_length(environ.get("CONTENT_LENGTH") or "")
-        self._start_response = start_response
-        self._write: Any = None
+    _headers: Sequence[tuple[str, str]] = ()
+    _write: Any = None
 
     def start_response(self, status: str, headers: Sequence[tuple[str, str]], exc_info: Any = None) -> Any:
         try:
@@ -75,10 +76,10 @@ class _WSGIRequest(Request):
         except Exception as error:
             faults.note("observation", error)
         if exc_info is None:
-            self._write = self._start_response(status, headers)
+            self._write = self.server_start_response(status, headers)
         else:
             try:
-                self._write = self._start_response(status, headers, exc_info)
+                self._write = self.server_start_response(status, headers, exc_info)
             finally:
                 exc_info = None  # PEP 3333: no circular reference to the traceback
         return self._writing
