@@ -4,6 +4,7 @@ import argparse
 import math
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of the shop's front on 127.0.0.1 (default: a free one)",
     )
     demo.add_argument(
-        "--rate", type=_number_in(0.1, 200, float), default=20.0, help="requests a second outside spikes (20)"
+        "--rate", type=_number_in(0.1, 200, float), default=15.0, help="requests a second outside spikes (15)"
     )
     demo.add_argument("--seed", type=int, default=1, help="another number, other customers (1)")
     demo.set_defaults(command=_demo)
@@ -62,11 +63,8 @@ def _demo(arguments: argparse.Namespace) -> int:
     from exemplars.demo import missing
 
     if names := missing():
-        print(
-            f"exemplars demo is not complete here, {', '.join(names)} cannot be found:\n"
-            "  pip install 'exemplars[demo]'",
-            file=sys.stderr,
-        )
+        text = f"exemplars demo is made of more than the library itself. Not installed: {', '.join(names)}."
+        print(textwrap.fill(text, 80), "", "  pip install 'exemplars[demo]'", sep="\n", file=sys.stderr)
         return 2
     from exemplars.demo.run import run
 

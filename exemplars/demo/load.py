@@ -86,7 +86,7 @@ async def send(url: str, rate: float, seed: int, outcomes: Counter[str]) -> None
 async def _main() -> None:
     parser = argparse.ArgumentParser(prog="python -m exemplars.demo.load", description="Customers of the shop.")
     parser.add_argument("url", help="of the front")
-    parser.add_argument("--rate", type=float, default=20.0, help="requests a second outside spikes (20)")
+    parser.add_argument("--rate", type=float, default=15.0, help="requests a second outside spikes (15)")
     parser.add_argument("--seed", type=int, default=1, help="another number, other customers (1)")
     arguments = parser.parse_args()
     await until_signal(send(arguments.url, arguments.rate, arguments.seed, Counter()))
