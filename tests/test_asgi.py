@@ -283,6 +283,15 @@ async def raises_after_the_end(world: World) -> None:
     raise Failure
 
 
+class Cancelled(Exception):
+    """What the application calls so, and handles like any other exception."""
+
+
+@case("500", "Cancelled", raises=Cancelled)
+async def raises_one_that_only_sounds_like_a_cancellation(world: World) -> None:
+    raise Cancelled
+
+
 @case("500", "ExceptionGroup", raises=ExceptionGroup)
 async def raises_several(world: World) -> None:
     raise ExceptionGroup("two", [Failure(), Failure()])
@@ -680,6 +689,7 @@ def test_a_path_is_below_its_root(backend: Backend) -> None:
     assert path_of({"path": "/a/b", "root_path": "/a"}) == "/b"
     assert path_of({"path": "/a", "root_path": "/a"}) == "/"
     assert path_of({"path": "/b", "root_path": "/a"}) == "/b"
+    assert path_of({"path": "/ab", "root_path": "/a"}) == "/ab"
     assert path_of({"path": None}) == path_of({}) == "/"
 
 

@@ -507,6 +507,7 @@ def test_a_file_in_the_servers_wrapper_stays_one_and_is_measured_when_it_is_clos
         clock.advance(5)
     assert b"".join(body) == b"content"
     body.close()
+    body.close()
 
     assert file.closed
     assert endings(registry) == [Ending("200", "")]
