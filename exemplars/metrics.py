@@ -115,7 +115,7 @@ class Child:
     def _claim(self, amount: float, now: float, slot: Slot | None, source: SpanSource) -> SpanContext | None:
         """The context of the span of *source*, marked, if it may take the place of what is in *slot*."""
         marks = self.marks or process_budget()
-        if now < marks.dry_until:
+        if now < marks.dry_until and not self.urgent:  # the span of an error may need no mark
             return None
         span = source.span()
         if span is trace.INVALID_SPAN:
