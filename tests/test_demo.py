@@ -316,13 +316,14 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_a_server_that_dies_ends_it_with_its_last_words(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("which", "name"), [(0, "stock"), (1, "front")])
+def test_a_server_that_dies_ends_it_with_its_last_words(tmp_path: Path, which: int, name: str) -> None:
     with demo(tmp_path) as run:
         (page_url,) = set(run.waits_for(r"metrics +(http://\S+)"))
-        stock, _ = children(run.process.pid)
-        os.kill(stock, signal.SIGTERM)
+        run.waits_for(r"trace +[0-9a-f]{32}")
+        os.kill(children(run.process.pid)[which], signal.SIGKILL)
         assert run.ends() == 1
-    assert "stock ended with status 0; its last words:" in run.text and "Shutting down: Master" in run.text
+    assert f"{name} ended with status -9; its last words:" in run.text
     assert "Traceback" not in run.text.split("last words")[0]
     assert closed(page_url)
 

@@ -72,8 +72,11 @@ async def _show(screen: Screen, url: str, traces: Traces) -> None:
     async with httpx.AsyncClient(base_url=url, headers={"Accept": ACCEPT}, trust_env=False) as client:
         while True:
             await asyncio.sleep(_SCRAPE_EVERY)
-            page = (await client.get("/metrics")).raise_for_status().text
-            found = set(exemplars(page))
+            try:
+                page = await client.get("/metrics")
+            except httpx.TransportError:
+                continue  # busy; if it has ended, that is told elsewhere
+            found = set(exemplars(page.text))
             waiting = {exemplar for exemplar in waiting if exemplar in found} | (found - known)
             known = found
             ready = [exemplar for exemplar in waiting if _has_come(exemplar, traces)]
