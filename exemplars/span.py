@@ -71,8 +71,8 @@ class Budget:
         return (self._needed(freshness) - level) / (self.rate / 2)
 
     def _needed(self, freshness: float) -> float:
-        # One whole mark, where there can be two, stays for a bucket that shows nothing; the square root spreads the ages
-        # of busy buckets over the levels, so that an old one is served well before the youngest that are.
+        # One whole mark, where there can be two, stays for a bucket that shows nothing; the square root spreads the
+        # ages of busy buckets over the levels, so that an old one is served well before the youngest that are.
         if freshness == 0.0:
             return 1.0
         return min(1.0 + max((self.capacity - 1.0) * math.sqrt(min(freshness, 1.0)), 1.0), self.capacity)
