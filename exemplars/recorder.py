@@ -235,8 +235,8 @@ class Request(Cell):
         if self.done:
             return
         self.done = True
-        now = monotonic()
         try:
+            now = monotonic()
             recorder = self._recorder
             series = self._sent_whole
             if series is not None and error_type is None and not recorder.sizes:
@@ -270,9 +270,13 @@ class Request(Cell):
         """Observe that *error* ended the request; *sent* tells whether the response had started on its way."""
         if self.done:
             return
-        if self.at_start is None:
-            self.at_start = current_context()
-        left = _left(error, self.disconnected)
+        left = None
+        try:
+            if self.at_start is None:
+                self.at_start = current_context()
+            left = _left(error, self.disconnected)
+        except Exception as fault:
+            faults.note("observation", fault)
         if not sent:
             self.status = None if left else 500
         self.finish(left or type(error).__qualname__)
