@@ -4,6 +4,7 @@ import difflib
 import math
 import os
 import re
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypedDict
@@ -94,7 +95,8 @@ def resolve(options: Mapping[str, Any], environ: Mapping[str, str] = os.environ)
             hint = f"did you mean {close[0]!r}?" if close else f"the options are {', '.join(known)}"
             raise TypeError(f"unknown option {name!r}: {hint}")
     registry = options.get("registry", REGISTRY)
-    if not callable(getattr(registry, "register", None)) or not callable(getattr(registry, "collect", None)):
+    methods = (getattr(registry, name, None) for name in ("register", "collect"))
+    if isinstance(registry, type) or not all(map(callable, methods)):
         raise ValueError(f"registry is {registry!r}: give a prometheus_client.CollectorRegistry")
     route = options.get("route")
     if route is not None and not callable(route):
@@ -166,9 +168,12 @@ def _check_exclude(exclude: object) -> tuple[re.Pattern[str], ...]:
     compiled = []
     for pattern in exclude:
         try:
-            compiled.append(re.compile(pattern))
+            expression = re.compile(pattern)
         except (re.error, TypeError) as error:
             raise ValueError(f"exclude has {pattern!r}, which is no regular expression: {error}") from None
+        if not isinstance(expression.pattern, str):
+            raise ValueError(f"exclude has {pattern!r}, which never matches a path: give a text")
+        compiled.append(expression)
     return tuple(compiled)
 
 
@@ -200,4 +205,7 @@ def _known_methods(environ: Mapping[str, str]) -> frozenset[str]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Tell whether *value* is a number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return isinstance(value, float) or abs(value) <= sys.float_info.max
