@@ -37,6 +37,9 @@ def asgi(scope: Scope) -> str | None:
     FastAPI update it in place, and what only a copy of it was told is not known here. A 405 keeps its template.
     *scope* is left as it is. Raises what a custom route's `matches` raises, and only where one object serves several
     templates. Safe under threads.
+
+    A limit: with Starlette before 1.7 an endpoint that gets a second route after its first request keeps the template
+    of the first.
     """
     if KEY in scope:
         return scope[KEY] or None
@@ -133,9 +136,9 @@ class _Place:
         self.ways: list[_Way] = []
 
     def add(self, way: _Way) -> None:
+        agrees = not self.ways or self.template == way.answer
+        self.template = way.answer if agrees else None
         self.ways.append(way)
-        answers = {way.answer for way in self.ways}
-        self.template = way.answer if len(answers) == 1 else None
 
 
 _Places = dict[int, _Place]
@@ -182,7 +185,7 @@ class _Table:
             if not any(routes is other for other in above):  # what is mounted may hold what it is mounted in
                 self._walk(routes, way, above)
             # Of several applications behind one mount it cannot be known which one answered.
-            flask = _is_flask(inside) and len(_mounts(inside)) == 1
+            flask = _is_flask(inside) and len(_mounts(mounted)) == 1
             way = way._replace(mounted=weakref.ref(inside) if flask else _nothing)
             _place(self.endpoint, mounted, owner, "app").add(way)
         elif endpoint is not None:
@@ -274,7 +277,7 @@ def _way(router: Any, scope: Scope) -> _Way | None:
         # One route that was included twice: FastAPI tells in what context.
         told = scope.get("fastapi")
         context = told.get("effective_route_context") if isinstance(told, Mapping) else None
-        if context is not None and context.original_route is scope.get("route"):
+        if getattr(context, "original_route", None) is scope.get("route"):
             ways = _ways(router, "route", context) or ways
     if len(ways) > 1 and all(way.root is not None for way in ways):
         # Mounted twice: the mounts have told their paths.
@@ -345,8 +348,8 @@ def _end(way: _Way, scope: Scope) -> str | None:
     server = scope.get("server") or ("localhost", 80)
     environ = {
         "REQUEST_METHOD": scope.get("method", ""),
-        "SCRIPT_NAME": root.encode().decode("latin-1"),
-        "PATH_INFO": path.encode().decode("latin-1"),
+        "SCRIPT_NAME": root.encode(errors="replace").decode("latin-1"),
+        "PATH_INFO": path.encode(errors="replace").decode("latin-1"),
         "SERVER_NAME": server[0],
         "SERVER_PORT": str(server[1]),
         "wsgi.url_scheme": scope.get("scheme", "http"),
@@ -414,12 +417,12 @@ def _matched_again(environ: Environ) -> str | None:
             return None if rule is None else mount + rule
         router = getattr(app, "router", app)
         if _routes(router):
-            root = script.encode("latin-1").decode()
+            root = script.encode("latin-1", "replace").decode(errors="replace")
             scope = {
                 "method": environ.get("REQUEST_METHOD", ""),
-                "path": root + environ.get("PATH_INFO", "").encode("latin-1").decode(),
+                "path": root + environ.get("PATH_INFO", "").encode("latin-1", "replace").decode(errors="replace"),
                 "root_path": root,
-                "headers": [(b"host", environ.get("HTTP_HOST", "").encode("latin-1"))],
+                "headers": [(b"host", environ.get("HTTP_HOST", "").encode("latin-1", "replace"))],
             }
             way, at = _match(_table(router).ways, scope)
             rest = _end(way, at) if way is not None else None
