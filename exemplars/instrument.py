@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, Unpack, cast
 
@@ -150,7 +151,8 @@ def _speaks_asgi(app: Any) -> bool:
     """Tell ASGI from WSGI. Raises ``TypeError`` for what is neither."""
     if not callable(app):
         raise TypeError(f"{app!r} is no application: it cannot be called")
-    if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(app.__call__):
+    # To call a class is to make an object of it, whatever that does when it is called.
+    if inspect.iscoroutinefunction(app) or (not isinstance(app, type) and inspect.iscoroutinefunction(app.__call__)):
         return True
     try:
         parameters = list(inspect.signature(app).parameters.values())
@@ -177,7 +179,7 @@ def _check_path(app: Any, metrics_path: str | None) -> None:
             "make_asgi_app() or start_http_server() elsewhere"
         )
     for template in taken:
-        if "{" in template and ":path}" in template or "<path:" in template:
+        if (":path}" in template or "<path:" in template) and metrics_path.startswith(re.split("[{<]", template)[0]):
             _log.info("%s is answered by exemplars; %s, which may match it too, is not asked", metrics_path, template)
 
 
