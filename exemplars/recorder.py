@@ -260,11 +260,15 @@ class Request(Cell):
             if self._active is not None:
                 self._active.add(-1.0)
 
+    @property
+    def measures_sizes(self) -> bool:
+        """Whether anybody asks how long the bodies are."""
+        return self._recorder.sizes
+
     def close(self) -> None:
         """Observe that the body was closed before its end: there was none to send, or the client has gone."""
-        if not self.done:
-            bodiless = self.method == "HEAD" or self.status in (204, 304)
-            self.finish(None if bodiless else semconv.CLIENT_DISCONNECTED)
+        bodiless = self.method == "HEAD" or self.status in (204, 304)
+        self.finish(None if bodiless else semconv.CLIENT_DISCONNECTED)
 
     def fail(self, error: BaseException, sent: bool) -> None:
         """Observe that *error* ended the request; *sent* tells whether the response had started on its way."""

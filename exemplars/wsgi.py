@@ -95,12 +95,12 @@ class _WSGIRequest(Request):
         return (_SizedBody if hasattr(body, "__len__") else _Body)(body, self)
 
     def _writing(self, data: bytes) -> object:
-        self.passes(data)
+        self.sent = True
+        self.count(data)
         return self._write(data)
 
-    def passes(self, part: bytes) -> None:
-        """Take down that *part* of the body goes on its way."""
-        self.sent = True
+    def count(self, part: bytes) -> None:
+        """Add *part* to the size of the body."""
         try:
             self.response_bytes += len(part)
         except TypeError:
@@ -146,10 +146,13 @@ class _Body:
 
     def __iter__(self) -> Iterator[bytes]:
         request = self._request
+        sizes = request.measures_sizes
         try:
             for part in self._body:
                 if part:
-                    request.passes(part)
+                    request.sent = True
+                    if sizes:
+                        request.count(part)
                 yield part
         except GeneratorExit:
             raise  # our own iterator was dropped; how the request ended shows when the body is closed
@@ -164,11 +167,13 @@ class _Body:
             if close is not None:
                 close()
         finally:
-            self._request.close()
+            if not self._request.done:
+                self._request.close()
 
     def __del__(self) -> None:
         # A server must close the body; one that does not must not leave a request active for ever.
-        self._request.close()
+        if not self._request.done:
+            self._request.close()
 
 
 class _SizedBody(_Body):
