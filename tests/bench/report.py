@@ -132,13 +132,14 @@ def as_markdown(cells: Sequence[Cell], under: dict[str, Any]) -> str:
 
 def numbers(cells: Sequence[Cell]) -> str:
     return table(
-        ("", "must", "aim", "worst setting", "there", "verdict"),
+        ("", "must", "aim", "contender", "worst setting", "there", "verdict"),
         (
             (
                 str(each.target),
                 f"{'≥' if each.target.less else '≤'} {each.target.number(each.target.must)}",
                 each.target.number(each.target.aim),
-                f"{each.comparison.ours}: {place(each.cell)}",
+                each.comparison.ours,
+                place(each.cell),
                 reading(each.comparison),
                 each.verdict,
             )

@@ -107,7 +107,7 @@ def compare(row: Row, costs: Mapping[str, Sequence[float]], *, binding: bool = T
 
 
 class Outcome(NamedTuple):
-    """How far a number is reached: *comparison* is the worst of all that it binds, found in *cell*."""
+    """How far one of ours reaches a number: *comparison* is its worst, found in *cell*."""
 
     target: Target
     cell: Cell
@@ -119,15 +119,13 @@ class Outcome(NamedTuple):
 
 
 def outcomes(cells: Sequence[Cell]) -> list[Outcome]:
-    """The outcome for each number that *cells* say something about."""
-    found = []
-    for target in TARGETS:
-        bound = [
-            Outcome(target, cell, comparison)
-            for cell in cells
-            for comparison in cell.comparisons
-            if comparison.target is target
-        ]
-        if bound:
-            found.append(max(bound, key=lambda each: each.comparison.ratio.high))
-    return found
+    """The outcomes for each number that *cells* say something about, one for each of ours that is held to it."""
+    worst: dict[tuple[int, str], Outcome] = {}
+    for cell in cells:
+        for comparison in cell.comparisons:
+            if comparison.target is not None:
+                outcome = Outcome(comparison.target, cell, comparison)
+                key = TARGETS.index(comparison.target), comparison.ours
+                if key not in worst or worst[key].comparison.ratio.high < comparison.ratio.high:
+                    worst[key] = outcome
+    return [worst[key] for key in sorted(worst, key=lambda key: key[0])]
