@@ -12,7 +12,7 @@ from exemplars._lock import lock
 from exemplars._types import Carrier, LabelValue, RouteResolver
 from exemplars.metrics import Gauge, GaugeChild, Histogram, HistogramChild, Metric, monotonic, same_shape
 from exemplars.options import Resolved
-from exemplars.span import Budget, Cell, budget, current_context, enter
+from exemplars.span import Budget, Cell, budget, current_context, enter, install_processor
 
 MAX_LABEL_LENGTH: Final = 256
 
@@ -83,6 +83,7 @@ class Recorder:
     """
 
     def __init__(self, options: Resolved, route: RouteResolver, readers: Mapping[str, Callable[[Any], str]]) -> None:
+        self.watches_spans = False
         self.exclude = options.exclude
         self.route = options.route or route
         self.methods = {method: method for method in options.known_methods}
@@ -136,6 +137,11 @@ class Recorder:
             )
         selfmetrics.install(options.registry)
 
+    def watch_spans(self) -> None:
+        """Have server spans shown to their requests. At the first request: a provider may come after the middleware."""
+        self.watches_spans = True
+        install_processor()
+
     def excludes(self, path: str) -> bool:
         """Tell whether requests for *path* are not measured."""
         return any(pattern.fullmatch(path) for pattern in self.exclude)
@@ -180,6 +186,8 @@ class Request(Cell):
     _sent_whole: HistogramChild | None = None  # the series of this request, if the response will be sent whole
 
     def __init__(self, recorder: Recorder, carrier: Carrier, method: str, scheme: str) -> None:
+        if not recorder.watches_spans:
+            recorder.watch_spans()
         self.at_entry = current_context()  # all that the cell's __init__ does
         self._recorder = recorder
         self.carrier = carrier
