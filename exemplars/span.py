@@ -8,7 +8,7 @@ from typing import Any
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context.context import Context
-from opentelemetry.trace import Span, SpanContext, SpanKind, StatusCode
+from opentelemetry.trace import Span, SpanContext, SpanKind, StatusCode, TraceFlags
 
 from exemplars import faults, semconv
 from exemplars._lock import lock
@@ -102,7 +102,9 @@ def sampled_context(span: Span) -> SpanContext | None:
     A remote one is what a header said: nothing here exports it.
     """
     context = span.get_span_context()
-    return context if context.is_valid and context.trace_flags.sampled and not context.is_remote else None
+    # The flags are an int: asking it is cheaper than asking its property.
+    sampled = context.trace_flags & TraceFlags.SAMPLED and context.is_valid and not context.is_remote
+    return context if sampled else None
 
 
 def mark(span: Span, marks: Budget, now: float, freshness: float, urgent: bool) -> bool:
