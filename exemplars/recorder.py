@@ -159,12 +159,9 @@ def content_length(header: str) -> int:
 
 
 def _status_labels(status: int | None) -> tuple[str, str]:
-    """Status and error type of a response that was sent whole with *status*, as label values."""
-    known = _STATUS_LABELS.get(status)
-    if known is None:
-        text = str(int(status or 0))
-        known = (text, text if int(text) >= 500 else "")
-    return known
+    """What the table says of a status, for one that it does not have."""
+    text = str(int(status or 0))
+    return text, text if int(text) >= 500 else ""
 
 
 class Request(Cell):

@@ -10,15 +10,17 @@ import prometheus_client
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.trace import SpanKind
 from prometheus_client import CollectorRegistry
 
 from exemplars import ASGIMiddleware, WSGIMiddleware, semconv
 from exemplars._types import Environ, Receive, Scope, Send, StartResponse
 from exemplars.policy import Policy
-from exemplars.recorder import MAX_LABEL_LENGTH, content_length, host_of
-from exemplars.span import current_cell
+from exemplars.recorder import MAX_LABEL_LENGTH, Request, content_length, host_of
+from exemplars.span import current_cell, leave
 from tests.drivers import BACKENDS, Backend, make_environ, make_scope, run_asgi, run_wsgi
 from tests.measured import active, endings, family, requests
+from tests.otel import Spans
 
 
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -271,6 +273,65 @@ def test_whatever_comes_the_labels_can_be_on_a_page(
     assert labels[semconv.SCHEME] in {"http", "https", "_OTHER"}
     assert labels[semconv.ROUTE] == (route or "").encode("utf-8", "replace").decode()
     assert labels["extra"] == extra[:MAX_LABEL_LENGTH].encode("utf-8", "replace").decode()
+
+
+# --- a span that is claimed ahead -------------------------------------------------------------------------------------
+
+
+def exemplars_of(registry: CollectorRegistry) -> list[tuple[str, str]]:
+    """The error type of every series of the duration that shows an exemplar, and its span."""
+    return [
+        (sample.labels[semconv.ERROR_TYPE], sample.exemplar.labels["span_id"])
+        for sample in family(registry, semconv.DURATION).samples
+        if sample.exemplar is not None
+    ]
+
+
+def test_a_span_is_claimed_once_for_the_ending_that_is_foreseen_and_shown_at_the_true_one(
+    registry: CollectorRegistry,
+) -> None:
+    recorder = ASGIMiddleware(answer, registry=registry, route=lambda _: "/a")._recorder
+    tracer = Spans().tracer
+    with tracer.start_as_current_span("server", kind=SpanKind.SERVER) as span:
+        request = Request(recorder, {}, "GET", "http")
+        request.claim_ahead(None, semconv.CLIENT_DISCONNECTED)
+        claimed = request.claimed
+        request.claim_ahead(None, semconv.CLIENT_DISCONNECTED)
+    assert claimed is not None and request.claimed is claimed
+    assert not span.is_recording()
+
+    request.respond(200)
+    request.finish()
+    leave(request.token)
+
+    assert exemplars_of(registry) == [("", f"{claimed.span_id:016x}")]
+    assert requests(registry)[0][semconv.ROUTE] == "/a"
+
+
+def test_what_is_foreseen_of_a_response_that_started_is_its_own_series(registry: CollectorRegistry) -> None:
+    recorder = ASGIMiddleware(answer, registry=registry)._recorder
+    tracer = Spans().tracer
+    for foreseen in (None, semconv.CLIENT_DISCONNECTED):
+        with tracer.start_as_current_span("server", kind=SpanKind.SERVER):
+            request = Request(recorder, {}, "GET", "http")
+            request.respond(200)
+            request.claim_ahead(200, foreseen)
+        request.finish(foreseen)
+        leave(request.token)
+        assert request.claimed is not None
+
+    assert [error_type for error_type, _ in exemplars_of(registry)] == ["", semconv.CLIENT_DISCONNECTED]
+
+
+def test_without_a_span_nothing_is_claimed(registry: CollectorRegistry) -> None:
+    recorder = ASGIMiddleware(answer, registry=registry)._recorder
+    request = Request(recorder, {}, "GET", "http")
+    request.claim_ahead(200)
+    request.finish()
+    leave(request.token)
+
+    assert request.claimed is None
+    assert exemplars_of(registry) == []
 
 
 # --- what is left behind ----------------------------------------------------------------------------------------------

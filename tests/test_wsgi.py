@@ -605,6 +605,22 @@ def test_sizes_are_measured(registry: CollectorRegistry, announced: dict[str, st
     assert total(registry, semconv.REQUEST_BODY_SIZE) == size
 
 
+def test_a_part_that_is_none_is_left_to_the_server(registry: CollectorRegistry) -> None:
+    written: list[object] = []
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[Any]:
+        start_response("200 OK", [])(cast(bytes, 5))
+        return [7, None, b"abc"]
+
+    body = WSGIMiddleware(app, registry=registry, measure=("response_body_size",))(
+        make_environ(), lambda *_: written.append
+    )
+
+    assert [*written, *body] == [5, 7, None, b"abc"]
+    assert endings(registry) == [Ending("200", "")]
+    assert total(registry, semconv.RESPONSE_BODY_SIZE) == 3
+
+
 def test_the_start_is_measured_when_it_happens(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
 
