@@ -35,5 +35,5 @@ class Spans:
 
 
 def current(span: trace.Span) -> Context:
-    """The context in which *span* is the current one."""
-    return trace.set_span_in_context(span, Context())
+    """The context in which *span* is the current one; an empty one, as where nothing traces, if it is none."""
+    return trace.set_span_in_context(span, Context()) if span.get_span_context().is_valid else Context()
