@@ -226,3 +226,53 @@ def test_the_extremes_that_are_allowed() -> None:
     assert Policy(min_retention=0).min_retention == 0
     assert Policy(min_retention=5, max_age=5).max_age == 5
     assert Policy() == Policy(min_retention=7.0, max_age=240.0)
+
+
+def held_slot() -> Slot:
+    """One of value 5 that was taken at 100 and is held until 107."""
+    return Slot(5.0, 1, taken_at=100.0, held_until=107.0)
+
+
+def test_a_refusal_inside_the_retention_leaves_room_for_what_is_slower_still() -> None:
+    slot = held_slot()
+    assert slot.welcomes(6.0, 103.0)
+
+    slot.refuse(6.0, 103.0, wait=2.0)
+
+    assert not slot.welcomes(6.0, 104.0)
+    assert slot.welcomes(6.5, 104.0)
+    assert slot.welcomes(0.0, 107.0), "after the retention, anybody"
+
+
+def test_a_refusal_after_the_retention_lets_nobody_ask_before_there_may_be_a_mark() -> None:
+    slot = held_slot()
+    slot.refuse(1.0, 108.0, wait=2.0)
+
+    assert not slot.welcomes(1e9, 109.9)
+    assert slot.welcomes(0.0, 110.0)
+    slot.refuse(1.0, 110.0, wait=3.0)
+    assert not slot.welcomes(1.0, 112.9)
+    assert slot.welcomes(1.0, 113.0)
+    assert (slot.value, slot.taken_at, slot.timestamp_ms) == (5.0, 100.0, 1), "what is shown stays"
+
+
+@given(
+    refusals=st.lists(st.tuples(seconds, st.floats(0, 10), st.floats(0, 5)), max_size=10),
+    value=st.floats(0, 10),
+    passes=seconds,
+)
+def test_refusals_never_make_welcome_what_was_not(
+    refusals: list[tuple[float, float, float]], value: float, passes: float
+) -> None:
+    slot, untouched = held_slot(), held_slot()
+    now = 100.0
+    for later, refused, wait in refusals:
+        now += later
+        if slot.welcomes(refused, now):
+            slot.refuse(refused, now, wait)
+            assert not slot.welcomes(refused, now) or wait == 0.0
+    now += passes
+
+    assert untouched.welcomes(value, now) or not slot.welcomes(value, now)
+    # And everything passes, in the longest wait at most.
+    assert slot.welcomes(value, max(now, 107.0) + 5.0)
