@@ -1,5 +1,6 @@
 """The README's examples run as they stand, and what it says of the commands is so."""
 
+import json
 import re
 import subprocess
 import sys
@@ -7,6 +8,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
+
+from tests.bench import readme
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -94,6 +97,11 @@ def test_a_snippet_runs_unedited_and_its_metrics_have_exemplars(snippet: str, tm
 def test_the_test_command_is_the_one_that_ci_calls() -> None:
     assert "$ make test" in README
     assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_figures_are_those_of_the_last_run_of_the_bench() -> None:
+    results = json.loads((ROOT / "tests" / "bench" / "results.json").read_text())
+    assert readme.quoted() == readme.quote(results)
 
 
 def test_every_option_is_in_the_table() -> None:

@@ -14,7 +14,7 @@ from opentelemetry import trace
 # OpenTelemetry's instrumentation emits its stable metric names only when asked to, before it is made.
 os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
 
-from . import asgi, profiling, render, report, requests, wsgi
+from . import asgi, profiling, readme, render, report, requests, wsgi
 from .result import ROWS, Cell, Row
 from .spans import SAMPLED
 
@@ -64,7 +64,10 @@ def main() -> None:
     if output:
         output.mkdir(parents=True, exist_ok=True)
         (output / "results.md").write_text(page)
-        (output / "results.json").write_text(json.dumps(report.as_json(measured, under), indent=1) + "\n")
+        results = report.as_json(measured, under)
+        (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        if output == HERE:
+            readme.update(results)
 
 
 if __name__ == "__main__":
