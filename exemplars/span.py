@@ -1,5 +1,6 @@
 """The sampled span of a request: finding it, marking it, and the budget of marks."""
 
+import logging
 import math
 from collections.abc import Callable
 from contextvars import ContextVar, Token
@@ -217,6 +218,7 @@ class _ServerSpans:
         return True
 
 
+_log = logging.getLogger("exemplars")
 _processor = _ServerSpans()
 _provider: trace.TracerProvider | None = None
 
@@ -239,5 +241,11 @@ def install_processor() -> None:
         add: Any = getattr(provider, "add_span_processor", None)
         if add is not None:
             add(_processor)
+        else:
+            _log.info(
+                "%s takes no span processor, so OpenTelemetry's SDK is not set up (yet): requests are measured, and only "
+                "spans that are current where one enters or where its response starts become exemplars",
+                type(provider).__name__,
+            )
     except Exception as error:
         faults.note("processor", error)
