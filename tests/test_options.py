@@ -170,11 +170,16 @@ def test_what_is_given_is_kept() -> None:
     assert [pattern.pattern for pattern in resolved.exclude] == ["/a", "/b"]
     assert resolved.route is route
     assert resolved.labels == (("a", "x"), ("b", route))
-    assert resolved.optional_labels == ("server_address", "server_port"), "in one order, whatever the given one"
+    assert resolved.optional_labels == ("server_address", "server_port")
     assert resolved.measure == set(MEASURES)
     assert resolved.policy == Policy(max_age=60.0)
     assert resolved.marks_per_second == 0.0
     assert resolved.max_series == 1
+
+
+@pytest.mark.parametrize("given_", [["server_port", "server_address"], ["server_address", "server_port"]])
+def test_optional_labels_have_one_order_whatever_the_given_one(given_: list[str]) -> None:
+    assert resolve({"optional_labels": given_}, {}).optional_labels == ("server_address", "server_port")
 
 
 @pytest.mark.parametrize(

@@ -236,6 +236,11 @@ def test_a_length_is_what_a_header_announces_or_nothing(header: str) -> None:
     assert length == (int(header) if re.fullmatch(r"[0-9]{1,18}", header) else 0)
 
 
+def test_a_length_beyond_any_body_is_none() -> None:
+    assert content_length("9" * 18) == 10**18 - 1
+    assert content_length("9" * 19) == 0
+
+
 label_characters = re.compile(r"[a-z0-9_.:-]*")
 
 

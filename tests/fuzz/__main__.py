@@ -6,7 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.fuzz.campaign import HITS_TO_A_REGISTRY, run, spread
+from tests.fuzz.campaign import HITS_TO_A_PAGE, HITS_TO_A_REGISTRY, run
 from tests.fuzz.scraping import scrape
 
 
@@ -19,12 +19,12 @@ def main() -> None:
     if arguments.inputs < HITS_TO_A_REGISTRY or arguments.inputs % HITS_TO_A_REGISTRY:
         parser.error(f"--inputs is {arguments.inputs}: give a multiple of {HITS_TO_A_REGISTRY}")
     seed = arguments.seed if arguments.seed is not None else secrets.randbits(32)
-    print(f"{seed:>12}  seed", flush=True)
     started = time.perf_counter()
-    summary = run(arguments.inputs, seed)
+    print(f"{seed:>12}  seed", flush=True)
+    summary = run(arguments.inputs, min(arguments.pages, arguments.inputs // HITS_TO_A_PAGE), seed)
     print(summary, flush=True)
     with tempfile.TemporaryDirectory() as directory:
-        scraped = scrape(spread(summary.pages, arguments.pages), Path(directory))
+        scraped = scrape(summary.kept, Path(directory))
     print(scraped)
     print(f"{time.perf_counter() - started:>12,.0f}  seconds")
     if scraped.failed or scraped.miscounted or any(scraped.dropped.values()):

@@ -1,9 +1,11 @@
 """Hits, a hundred to a registry, and the pages of it, each of which is read and compared with what was sent."""
 
+import itertools
+import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlencode
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -23,6 +25,14 @@ HITS_TO_A_PAGE: Final = 10  # a page after every tenth hit: the last shows all h
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
+class Input(NamedTuple):
+    """A request to an application, and what a scrape after it asks for."""
+
+    hit: Hit
+    accept: str
+    names: list[str]
+
+
 @dataclass
 class Page:
     """A page in OpenMetrics, and how many samples prometheus_client's parser found in it."""
@@ -36,81 +46,99 @@ class Summary:
     """What was done, as figures."""
 
     inputs: int = 0
+    different: int = 0  # inputs
     registries: int = 0
-    pages: list[Page] = field(default_factory=list)
+    pages: int = 0
+    size: int = 0  # of all pages, in bytes
+    samples: int = 0
+    exemplars: int = 0
+    kept: list[Page] = field(default_factory=list)  # some of the pages, for Prometheus
     other_pages: Counter[str] = field(default_factory=Counter)  # of other Accept headers, by content type
     restricted: int = 0  # pages of some names
     label_sets: set[tuple[str, ...]] = field(default_factory=set)  # of the duration, but the overflow's
     overflown: int = 0  # hits that went to the overflow series
     most_series: int = 0  # of one metric on one page
-    exemplars: int = 0  # on all pages
     endings: Counter[str] = field(default_factory=Counter)
-    apps: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
-        size = sum(len(page.body) for page in self.pages)
         figures = {
             "inputs": self.inputs,
+            "of them different": self.different,
             "registries": self.registries,
-            "pages read by prometheus_client's OpenMetrics parser": len(self.pages),
-            "bytes of them": size,
-            "samples on them": sum(page.samples for page in self.pages),
+            "pages read by prometheus_client's OpenMetrics parser": self.pages,
+            "bytes of them": self.size,
+            "samples on them": self.samples,
             "exemplars on them": self.exemplars,
             "pages for other Accept headers": self.other_pages.total(),
             "pages of some names": self.restricted,
             "label sets of the duration": len(self.label_sets),
             "hits in overflow series": self.overflown,
-            f"most series of a metric (max_series at most {max(MAX_SERIES)})": self.most_series,
+            f"most series of a metric (max_series {', '.join(map(str, MAX_SERIES))})": self.most_series,
         }
         lines = [f"{value:>12,}  {name}" for name, value in figures.items()]
-        lines += [f"{count:>12,}    {content_type}" for content_type, count in self.other_pages.most_common()]
-        lines += [f"{count:>12,}  ended {ending!r}" for ending, count in self.endings.most_common()]
+        lines += [f"{count:>12,}  {content_type}" for content_type, count in self.other_pages.most_common()]
+        lines += [f"{count:>12,}  ended with {ending!r}" for ending, count in self.endings.most_common()]
         return "\n".join(lines)
 
 
-def run(inputs: int, seed_: int | None = None) -> Summary:
-    """Send *inputs* hits, a whole number of hundreds. Raises what a page or a count is found wrong by."""
-    summary = Summary()
-    spans = Spans()
+def draw(count: int, seed_: int) -> list[Input]:
+    """*count* inputs of hypothesis's."""
+    drawn: list[Input] = []
 
+    @seed(seed_)
     @settings(
-        max_examples=inputs // HITS_TO_A_REGISTRY,
+        max_examples=count,
         deadline=None,
         database=None,
-        phases=(Phase.generate,),  # a hundred hits to make smaller would take longer than to look at them
+        phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),
     )
-    @given(
-        st.sampled_from(APPS),
-        st.sampled_from(MAX_SERIES),
-        st.lists(hits, min_size=HITS_TO_A_REGISTRY, max_size=HITS_TO_A_REGISTRY),
-        st.lists(accepts, min_size=1, max_size=3),
-        names,
-    )
-    def send(kind: str, max_series: int, sent: list[Hit], accepted: list[str], wanted: list[str]) -> None:
-        registry = CollectorRegistry()
-        answer = answering(kind, registry, spans, max_series)
-        summary.registries += 1
-        summary.apps[kind] += 1
-        for number, hit in enumerate(sent, 1):
-            answer(hit)
-            if number % HITS_TO_A_PAGE == 0:
-                check(registry, spans, number, max_series, summary)
-        for accept in accepted:
-            check_other(registry, accept, summary)
-        check_restricted(registry, wanted, summary)
-        summary.inputs += len(sent)
-        summary.endings.update(str(hit.ending) for hit in sent)
-        spans.clear()
+    @given(st.builds(Input, hits, accepts, names))
+    def collect(one: Input) -> None:
+        drawn.append(one)
 
-    (send if seed_ is None else seed(seed_)(send))()
+    collect()
+    assert len(drawn) >= count
+    return drawn[:count]
+
+
+def run(count: int, keep: int, seed_: int) -> Summary:
+    """Send *count* inputs, a whole number of hundreds, and keep *keep* of the pages.
+
+    Raises ``AssertionError``, with the inputs in its notes, when a page or a count is wrong.
+    """
+    summary = Summary()
+    inputs = draw(count, seed_)
+    summary.different = len({repr(one) for one in inputs})
+    kept = set(random.Random(seed_).sample(range(count // HITS_TO_A_PAGE), keep))
+    kinds = itertools.cycle(itertools.product(APPS, MAX_SERIES))
+    for first in range(0, count, HITS_TO_A_REGISTRY):
+        batch = inputs[first : first + HITS_TO_A_REGISTRY]
+        kind, max_series = next(kinds)
+        try:
+            send(batch, kind, max_series, kept, summary)
+        except Exception as error:
+            error.add_note(f"{kind}, max_series={max_series}, seed={seed_}: {batch}")
+            raise
     return summary
 
 
-def spread(pages: Sequence[Page], most: int) -> list[Page]:
-    """At most *most* of *pages*, from first to last."""
-    count = min(most, len(pages))
-    return [pages[number * len(pages) // count] for number in range(count)]
+def send(batch: list[Input], kind: str, max_series: int, kept: set[int], summary: Summary) -> None:
+    """Let the application *kind* answer *batch*, with a registry of its own."""
+    registry, spans = CollectorRegistry(), Spans()
+    answer = answering(kind, registry, spans, max_series)
+    summary.registries += 1
+    for number, one in enumerate(batch, 1):
+        answer(one.hit)
+        if number % HITS_TO_A_PAGE == 0:
+            page = check(registry, spans, number, max_series, summary)
+            if summary.pages in kept:
+                summary.kept.append(page)
+            summary.pages += 1
+            check_other(registry, one.accept, summary)
+            check_restricted(registry, one.names, summary)
+    summary.inputs += len(batch)
+    summary.endings.update(str(one.hit.ending) for one in batch)
 
 
 def scrape(registry: CollectorRegistry, accept: str, query: str = "") -> tuple[bytes, str]:
@@ -137,7 +165,7 @@ def read(body: bytes, content_type: str) -> list[MetricFamily]:
     return list(read_text(body.decode()))
 
 
-def check(registry: CollectorRegistry, spans: Spans, hits: int, max_series: int, summary: Summary) -> None:
+def check(registry: CollectorRegistry, spans: Spans, hits: int, max_series: int, summary: Summary) -> Page:
     """The whole page: that it can be read, counts every hit once, is bounded, and shows only what was exported."""
     body, content_type = scrape(registry, OPENMETRICS)
     assert content_type == OPENMETRICS
@@ -156,11 +184,14 @@ def check(registry: CollectorRegistry, spans: Spans, hits: int, max_series: int,
     shown = list(exemplars(families.values()))
     assert set(shown) <= exported
 
-    summary.pages.append(Page(body, sum(len(family.samples) for family in families.values())))
-    summary.label_sets.update(tuple(value for _, value in labels) for labels in counts)
+    samples = sum(len(family.samples) for family in families.values())
+    summary.size += len(body)
+    summary.samples += samples
     summary.exemplars += len(shown)
+    summary.label_sets.update(tuple(value for _, value in labels) for labels in counts)
     if hits == HITS_TO_A_REGISTRY:
         summary.overflown += int(overflow)
+    return Page(body, samples)
 
 
 def exemplars(families: Iterable[MetricFamily]) -> Iterator[tuple[str, str]]:
