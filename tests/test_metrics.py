@@ -331,6 +331,13 @@ def test_their_endpoint_shows_ours_in_a_form_that_their_parser_reads(
         assert (read[family.name].type, read[family.name].unit) == (family.type, family.unit)
 
 
+def test_no_metric_tells_when_it_was_created(registry: CollectorRegistry) -> None:
+    for kind in KINDS:
+        getattr(ours, kind)(kind.lower(), "d", ("a",), registry=registry).labels("x")
+
+    assert not [s.name for family in registry.collect() for s in family.samples if s.name.endswith("_created")]
+
+
 def test_a_restricted_registry_of_theirs_finds_ours_by_the_names_of_samples(registry: CollectorRegistry) -> None:
     histogram = ours.Histogram("h", "d", registry=registry)
     ours.Counter("c", "d", registry=registry).inc(3)
