@@ -1,12 +1,15 @@
 """The ASGI middleware."""
 
+import asyncio.coroutines
+import inspect
+import sys
 from collections.abc import Awaitable
 from typing import Final, Unpack
 
 from exemplars import faults, routes
 from exemplars._types import ASGIApp, Message, Receive, Scope, Send
 from exemplars.options import Options, resolve
-from exemplars.recorder import Recorder, Request, content_length, host_of
+from exemplars.recorder import MEASURED, Recorder, Request, content_length, host_of
 from exemplars.semconv import CLIENT_DISCONNECTED, INCOMPLETE_RESPONSE, PROTOCOL_VERSION, SERVER_ADDRESS, SERVER_PORT
 from exemplars.span import leave
 
@@ -47,16 +50,24 @@ class ASGIMiddleware:
         self._recorder = Recorder(resolve(options), routes.asgi, OPTIONAL_READERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or (self._recorder.exclude and self._recorder.excludes(path_of(scope))):
+        recorder = self._recorder
+        if scope["type"] != "http" or scope.get(MEASURED) is recorder.duration:
             await self.app(scope, receive, send)
             return
+        request = None
         try:
-            request = _ASGIRequest(self._recorder, scope, scope.get("method", ""), scope.get("scheme", "http"))
-            request.server_receive = receive
-            request.server_send = send
+            scope[MEASURED] = recorder.duration
+            if not (recorder.exclude and recorder.excludes(path_of(scope))):
+                request = _ASGIRequest(recorder, scope, scope.get("method", ""), scope.get("scheme", "http"))
+                request.server_receive = receive
+                request.server_send = send
         except Exception as error:
             faults.note("observation", error)
-            await self.app(scope, receive, send)
+        if request is None:
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                scope.pop(MEASURED, None)
             return
         try:
             await self.app(scope, request.receive, request.send)
@@ -67,6 +78,7 @@ class ASGIMiddleware:
             if not request.done:
                 request.finish(CLIENT_DISCONNECTED if request.disconnected else INCOMPLETE_RESPONSE)
             leave(request.token)
+            scope.pop(MEASURED, None)
 
 
 class _ASGIRequest(Request):
@@ -129,3 +141,10 @@ class _ASGIRequest(Request):
                 self.response_bytes = content_length(header(self._headers, b"content-length"))
             finally:
                 self.finish()
+
+
+# To whom asks, `send` is a coroutine function: asgiref warns of any other, and may run it in a thread.
+if sys.version_info >= (3, 12):
+    inspect.markcoroutinefunction(_ASGIRequest.send)
+else:
+    _ASGIRequest.send._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]

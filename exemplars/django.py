@@ -8,7 +8,7 @@ from opentelemetry.trace import SpanKind
 
 from exemplars import asgi, faults, routes, wsgi
 from exemplars.options import resolve
-from exemplars.recorder import Recorder, Request, content_length
+from exemplars.recorder import MEASURED, Recorder, Request, content_length
 from exemplars.span import current_cell, leave
 
 
@@ -56,6 +56,12 @@ class Middleware:
         self._leave(request, response, outer, measured)
         return response
 
+    @property
+    def process_view(self) -> Callable[..., Any]:
+        """Django's hook before the view: the route is handed over there, as the view may raise or never come back."""
+        # Django would run one that is no coroutine function in a thread.
+        return _hand_over_route_async if self._asynchronous else _hand_over_route
+
     def _enter(self, request: Any) -> tuple[Request | None, Request | None]:
         """The request as our middleware around measures it, if there is one; else as it is measured here, if it is."""
         cell = current_cell()
@@ -66,8 +72,10 @@ class Middleware:
                     cell.server_span = span  # of a provider that does not show it to us
             return cell, None
         try:
-            scope: Any = getattr(request, "scope", None)
-            asynchronous = scope is not None
+            carrier = _carrier(request)
+            if MEASURED in carrier:
+                return None, None  # excluded there
+            asynchronous = hasattr(request, "scope")
             recorder = self._recorders.get(asynchronous)
             if recorder is None:
                 protocol = asgi if asynchronous else wsgi
@@ -76,7 +84,6 @@ class Middleware:
                 self._recorders[asynchronous] = recorder
             if recorder.excludes(request.path_info):
                 return None, None
-            carrier = scope if asynchronous else request.environ
             scheme = carrier.get("scheme", "http") if asynchronous else carrier.get("wsgi.url_scheme", "")
             measured = Request(recorder, carrier, request.method, scheme)
             measured.request_bytes = content_length(request.META.get("CONTENT_LENGTH") or "")
@@ -87,13 +94,12 @@ class Middleware:
 
     def _leave(self, request: Any, response: Any, outer: Request | None, measured: Request | None) -> None:
         try:
-            match = getattr(request, "resolver_match", None)
-            route = match.route if match is not None else ""
             if outer is not None:
-                outer.carrier[routes.KEY] = route
+                # Where something in between copied the scope, that of the outermost has no route yet.
+                outer.carrier[routes.KEY] = _carrier(request).setdefault(routes.KEY, "")
                 outer.claim_ahead(response.status_code)
             elif measured is not None:
-                measured.carrier[routes.KEY] = route
+                measured.carrier.setdefault(routes.KEY, "")
                 measured.respond(response.status_code)
                 if response.streaming:
                     measured.claim_ahead(response.status_code)
@@ -121,10 +127,40 @@ def _watch(response: Any, measured: Request) -> None:
         # Left as it is, so that the server can send the file by itself.
         measured.response_bytes = content_length(response.get("Content-Length", ""))
         response._resource_closers.append(measured.finish)
+        response._exemplars = _Dropped(measured)
         return
     parts: Any = _async_parts if response.is_async else _parts
     response.streaming_content = parts(response.streaming_content, measured)
     response._resource_closers.append(measured.close)
+    response._exemplars = _Dropped(measured)
+
+
+class _Dropped:
+    """Ends a request whose response goes away with this: Django drops one that another takes the place of, unclosed."""
+
+    def __init__(self, measured: Request) -> None:
+        self._measured = measured
+
+    def __del__(self) -> None:
+        if not self._measured.done:
+            self._measured.close()
+
+
+def _hand_over_route(request: Any, view: Any, args: Any, kwargs: Any) -> None:
+    try:
+        _carrier(request)[routes.KEY] = request.resolver_match.route
+    except Exception as error:
+        faults.note("hook", error)
+
+
+async def _hand_over_route_async(request: Any, view: Any, args: Any, kwargs: Any) -> None:
+    _hand_over_route(request, view, args, kwargs)
+
+
+def _carrier(request: Any) -> Any:
+    """The scope or environ that Django's *request* was made of."""
+    scope = getattr(request, "scope", None)
+    return scope if scope is not None else request.environ
 
 
 def _parts(parts: Iterator[bytes], measured: Request) -> Iterator[bytes]:

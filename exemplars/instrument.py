@@ -52,13 +52,14 @@ def instrument(app: AppT, *, metrics_path: str | None = "/metrics", **options: U
     elif isinstance(app, (ASGIMiddleware, WSGIMiddleware, _WSGILayer)) or hasattr(app, "__exemplars_layer__"):
         raise _already(app)
     else:
-        django = _is_a(app, "django.core.handlers.base", "BaseHandler")
-        if django:
-            _add_django_middleware(app)
-        if _speaks_asgi(app):
+        asgi = _speaks_asgi(app)
+        _check_path(app, metrics_path)
+        if asgi:
             wrapped = _asgi_callable(_ASGILayer(cast(ASGIApp, app), metrics_path, options))
         else:
             wrapped = _WSGILayer(cast(WSGIApp, app), metrics_path, options)
+        if _is_a(app, "django.core.handlers.base", "BaseHandler"):
+            _add_django_middleware(app, asgi)
     return cast(AppT, wrapped)
 
 
@@ -134,7 +135,7 @@ def _measure_starlette(app: Any, metrics_path: str | None, options: Options) -> 
     app.__class__ = type(framework.__name__, (framework,), body)
 
 
-def _add_django_middleware(handler: Any) -> None:
+def _add_django_middleware(handler: Any, asgi: bool) -> None:
     """Give *handler* our MIDDLEWARE entry: inside OpenTelemetry's, which ends the span, and outside all others."""
     from django.conf import settings
 
@@ -144,7 +145,7 @@ def _add_django_middleware(handler: Any) -> None:
         otel = [i for i, name in enumerate(entries) if name.startswith("opentelemetry.")]
         entries.insert(otel[-1] + 1 if otel else 0, entry)
         settings.MIDDLEWARE = entries
-        handler.load_middleware(is_async=_speaks_asgi(handler))
+        handler.load_middleware(is_async=asgi)
 
 
 def _speaks_asgi(app: Any) -> bool:

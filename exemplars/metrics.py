@@ -123,11 +123,14 @@ class Child:
         context = sampled_context(span)
         if context is None:
             return None
+        if slot is not None and next_timestamp(wall_clock_ns() // 1_000_000, slot.timestamp_ms) is None:
+            return None  # the wall clock stepped back: a mark would be spent for nothing
         freshness = self._policy.freshness(slot, now)
         if mark(span, marks, now, freshness, self.urgent):
             return context
         if slot is not None and span.is_recording():
-            slot.refuse(amount, now, marks.wait(freshness, self.urgent))
+            expires = slot.taken_at + self._policy.max_age
+            slot.refuse(amount, now, min(marks.wait(freshness, self.urgent), expires - now))
         return None
 
     def _offer_labels(self, index: int, amount: float, now: float, exemplar: ExemplarLabels) -> None:
@@ -198,6 +201,8 @@ class Metric(Collector, ABC, Generic[ChildT]):
         self.labelnames = tuple(check_label_name(label, self._reserved_labels) for label in labelnames)
         if len(set(self.labelnames)) < len(self.labelnames):
             raise ValueError(f"labelnames is {self.labelnames!r}: every name once")
+        if policy is not None and not isinstance(policy, Policy):
+            raise ValueError(f"policy is {policy!r}: give an exemplars.Policy")
         self.policy = policy or Policy()
         self.max_series = check_max_series(max_series)
         # Read without the lock where a series is looked up; changed only with it.

@@ -47,10 +47,11 @@ class Policy:
         """
         if slot is None or self.expired(slot, now):
             return 0.0
-        if self.min_retention == 0:
-            return 0.0
         age = now - slot.taken_at
-        return self.min_retention / age if age >= self.min_retention else 0.25
+        if age < self.min_retention:
+            return 0.25
+        retention = self.min_retention or 1.0  # even the newest is worth more than what another bucket lacks
+        return min(retention / age, 1.0) if age > 0 else 1.0
 
 
 class Slot:
@@ -91,11 +92,8 @@ class Slot:
 
         So that a bucket that everybody may take does not make every request ask, nor does one inside its retention.
         """
-        if now >= self.held_until:
-            self.held_until = now + wait
-            self.threshold = math.inf
-        else:
-            self.threshold = value
+        self.held_until = max(self.held_until, now + wait)
+        self.threshold = value
 
 
 def next_timestamp(now_ms: int, last_ms: int | None) -> int | None:

@@ -15,6 +15,9 @@ from exemplars.options import Resolved
 from exemplars.span import Budget, Cell, budget, current_context, enter, install_processor
 
 MAX_LABEL_LENGTH: Final = 256
+# In the scope or environ of a request: the duration metric of whoever measures it, so that nobody further in with the
+# same metric counts it again.
+MEASURED: Final = "exemplars.measured"
 
 _STATUS_LABELS: Final[dict[int | None, tuple[str, str]]] = {
     None: ("", ""),
@@ -54,24 +57,24 @@ def _share(registry: CollectorRegistry, metric: MetricT) -> MetricT:
     """
     with lock:
         ours = _shared.setdefault(registry, {})
-        try:
-            registry.register(metric)
-        except ValueError:
-            other = ours.get(metric.name)
-            if other is None:
-                raise ValueError(
-                    f"{metric.name} is in the registry already, and not from us: unregister that metric "
-                    "(OpenTelemetry's Prometheus reader has one), or give the middleware a registry of its own"
-                ) from None
-            if not same_shape(metric, other) or getattr(metric, "marks", None) is not getattr(other, "marks", None):
-                raise ValueError(
-                    f"{metric.name} is in the registry already with other labels, buckets, policy, max_series or "
-                    "marks_per_second: give both middlewares the same options, or each a registry of its own"
-                ) from None
-            assert isinstance(other, type(metric))
-            return other
-        ours[metric.name] = metric
-        return metric
+    try:
+        registry.register(metric)  # outside the lock: it asks other people's collectors, which may wait for it
+    except ValueError:
+        other = ours.get(metric.name)
+        if other is None or other not in selfmetrics.metrics_of(registry):
+            raise ValueError(
+                f"{metric.name} is in the registry already, and not from us: unregister that metric "
+                "(OpenTelemetry's Prometheus reader has one), or give the middleware a registry of its own"
+            ) from None
+        if not same_shape(metric, other) or getattr(metric, "marks", None) is not getattr(other, "marks", None):
+            raise ValueError(
+                f"{metric.name} is in the registry already with other labels, buckets, policy, max_series or "
+                "marks_per_second: give both middlewares the same options, or each a registry of its own"
+            ) from None
+        assert isinstance(other, type(metric))
+        return other
+    ours[metric.name] = metric
+    return metric
 
 
 class Recorder:
@@ -94,6 +97,14 @@ class Recorder:
         labelnames = (*semconv.REQUEST_LABELS, *(name for name, _ in self.extra))
         marks = budget(options.marks_per_second)
 
+        new: list[Metric[Any]] = []  # of this recorder alone, until it is whole
+
+        def share(metric: MetricT) -> MetricT:
+            shared = _share(options.registry, metric)
+            if shared is metric:
+                new.append(metric)
+            return shared
+
         def histogram(name: str, documentation: str, unit: str, buckets: tuple[float, ...]) -> Histogram:
             unregistered = _RequestHistogram(
                 name,
@@ -106,36 +117,53 @@ class Recorder:
                 max_series=options.max_series,
                 marks=marks,
             )
-            return _share(options.registry, unregistered)
+            return share(unregistered)
 
-        self.duration = histogram(semconv.DURATION, "Duration of HTTP server requests.", "seconds", options.buckets)
-        self.active: Gauge | None = None
-        if "active_requests" in options.measure:
-            unregistered = Gauge(
-                semconv.ACTIVE_REQUESTS,
-                "Number of active HTTP server requests.",
-                semconv.ACTIVE_LABELS,
-                registry=None,
-                max_series=options.max_series,
+        def asked(
+            measure: str, name: str, documentation: str, unit: str, buckets: tuple[float, ...]
+        ) -> Histogram | None:
+            return histogram(name, documentation, unit, buckets) if measure in options.measure else None
+
+        sizes, seconds = semconv.SIZE_BUCKETS, options.buckets
+        try:
+            self.duration = histogram(semconv.DURATION, "Duration of HTTP server requests.", "seconds", seconds)
+            self.active: Gauge | None = None
+            if "active_requests" in options.measure:
+                unregistered = Gauge(
+                    semconv.ACTIVE_REQUESTS,
+                    "Number of active HTTP server requests.",
+                    semconv.ACTIVE_LABELS,
+                    registry=None,
+                    max_series=options.max_series,
+                )
+                self.active = share(unregistered)
+            self.request_size = asked(
+                "request_body_size",
+                semconv.REQUEST_BODY_SIZE,
+                "Size of HTTP server request bodies.",
+                "bytes",
+                sizes,
             )
-            self.active = _share(options.registry, unregistered)
-        self.request_size: Histogram | None = None
-        if "request_body_size" in options.measure:
-            self.request_size = histogram(
-                semconv.REQUEST_BODY_SIZE, "Size of HTTP server request bodies.", "bytes", semconv.SIZE_BUCKETS
+            self.response_size = asked(
+                "response_body_size",
+                semconv.RESPONSE_BODY_SIZE,
+                "Size of HTTP server response bodies.",
+                "bytes",
+                sizes,
             )
-        self.response_size: Histogram | None = None
-        if "response_body_size" in options.measure:
-            self.response_size = histogram(
-                semconv.RESPONSE_BODY_SIZE, "Size of HTTP server response bodies.", "bytes", semconv.SIZE_BUCKETS
+            self.response_start = asked(
+                "response_start",
+                semconv.RESPONSE_START,
+                "Time until HTTP server responses start.",
+                "seconds",
+                seconds,
             )
+            selfmetrics.install(options.registry)
+        except BaseException:
+            for metric in new:
+                options.registry.unregister(metric)
+            raise
         self.sizes = self.request_size is not None or self.response_size is not None
-        self.response_start: Histogram | None = None
-        if "response_start" in options.measure:
-            self.response_start = histogram(
-                semconv.RESPONSE_START, "Time until HTTP server responses start.", "seconds", options.buckets
-            )
-        selfmetrics.install(options.registry)
 
     def watch_spans(self) -> None:
         """Have server spans shown to their requests. At the first request: a provider may come after the middleware."""
@@ -180,7 +208,8 @@ class Request(Cell):
     _route: str | None = None
     _extra: tuple[str, ...] = ()
     _active: GaugeChild | None = None
-    _sent_whole: HistogramChild | None = None  # the series of this request, if the response will be sent whole
+    _started = False
+    _sent_whole: HistogramChild | None = None  # the series of this request if its response is sent whole, where known
 
     def __init__(self, recorder: Recorder, carrier: Carrier, method: str, scheme: str) -> None:
         if not recorder.watches_spans:
@@ -206,8 +235,10 @@ class Request(Cell):
         recorder = self._recorder
         try:
             text, error_type = _STATUS_LABELS.get(status) or _status_labels(status)
-            self._sent_whole = self._series(recorder.duration, text, error_type)
-            if recorder.response_start is not None:
+            # Only looked up: how the response ends is not known yet, and a series that stays at 0 would be in the way.
+            self._sent_whole = recorder.duration.children.get(self._key(text, error_type))
+            if recorder.response_start is not None and not self._started:
+                self._started = True
                 now = monotonic()
                 self._series(recorder.response_start, text, error_type).observe_at(now - self.start, now, self)
         except Exception as error:
@@ -272,7 +303,7 @@ class Request(Cell):
 
     def close(self) -> None:
         """Observe that the body was closed before its end: there was none to send, or the client has gone."""
-        bodiless = self.method == "HEAD" or self.status in (204, 304)
+        bodiless = self.status in (204, 304) or (self.method == "HEAD" and self.status is not None)
         self.finish(None if bodiless else semconv.CLIENT_DISCONNECTED)
 
     def fail(self, error: BaseException, sent: bool) -> None:
@@ -304,10 +335,12 @@ class Request(Cell):
         if recorder.extra:
             self._extra = _read(recorder.extra, self.carrier)
 
-    def _series(self, metric: Histogram, status: str, error_type: str) -> HistogramChild:
+    def _key(self, status: str, error_type: str) -> tuple[str, ...]:
         key: tuple[str, ...] = (self.method, self._route or "", status, self._scheme, error_type)
-        if self._extra:
-            key += self._extra
+        return key + self._extra if self._extra else key
+
+    def _series(self, metric: Histogram, status: str, error_type: str) -> HistogramChild:
+        key = self._key(status, error_type)
         return metric.children.get(key) or metric.child(key)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import weakref
 from collections.abc import Callable
 from contextvars import ContextVar, Token
 from typing import Any
@@ -179,14 +180,22 @@ class Cell:
         return not self.at_start or trace.get_current_span(self.at_start) is trace.INVALID_SPAN
 
 
-_cell: ContextVar[Cell | None] = ContextVar("exemplars_cell", default=None)
-current_cell = _cell.get
+# Weakly: a task that outlives its request has a copy of its context, and must not keep all of the request with it.
+_cell: ContextVar["weakref.ref[Cell] | None"] = ContextVar("exemplars_cell", default=None)
 
 
-enter: Callable[[Cell], Token[Cell | None]] = _cell.set
+def current_cell() -> Cell | None:
+    """The cell of the innermost request that is served in this context, if that still is."""
+    cell = _cell.get()
+    return cell() if cell is not None else None
 
 
-def leave(token: Token[Cell | None]) -> None:
+def enter(cell: Cell) -> "Token[weakref.ref[Cell] | None]":
+    """Make *cell*, which the caller keeps, the one that is found in this context from now on."""
+    return _cell.set(weakref.ref(cell))
+
+
+def leave(token: "Token[weakref.ref[Cell] | None]") -> None:
     """Undo `enter`. Does nothing in another context than its own, as when a dropped coroutine is collected."""
     try:
         _cell.reset(token)
@@ -230,6 +239,9 @@ def install_processor() -> None:
     request's entry or at the response's start.
     """
     global _provider
+    # OpenTelemetry's function reads the environment at each call until a provider is set.
+    if _provider is not None and getattr(trace, "_TRACER_PROVIDER", _provider) is None:
+        return
     provider = trace.get_tracer_provider()
     if provider is _provider:
         return
@@ -243,8 +255,8 @@ def install_processor() -> None:
             add(_processor)
         else:
             _log.info(
-                "%s takes no span processor, so OpenTelemetry's SDK is not set up (yet): requests are measured, and only "
-                "spans that are current where one enters or where its response starts become exemplars",
+                "%s takes no span processor, so OpenTelemetry's SDK is not set up (yet): requests are measured, and "
+                "only spans that are current where one enters or where its response starts become exemplars",
                 type(provider).__name__,
             )
     except Exception as error:

@@ -1,12 +1,13 @@
 """The WSGI middleware."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Final, Unpack
 
 from exemplars import faults, routes
 from exemplars._types import Environ, StartResponse, WSGIApp
 from exemplars.options import Options, resolve
-from exemplars.recorder import Recorder, Request, content_length, host_of
+from exemplars.recorder import MEASURED, Recorder, Request, content_length, host_of
 from exemplars.semconv import INCOMPLETE_RESPONSE, PROTOCOL_VERSION, SERVER_ADDRESS, SERVER_PORT
 from exemplars.span import leave
 
@@ -15,6 +16,12 @@ OPTIONAL_READERS: Final = {
     SERVER_ADDRESS: lambda environ: host_of(environ.get("HTTP_HOST", ""))[0],
     SERVER_PORT: lambda environ: host_of(environ.get("HTTP_HOST", ""))[1],
 }
+
+
+def path_of(environ: Environ) -> str:
+    """The path of a request below ``SCRIPT_NAME``, which PEP 3333 hands over as bytes in Latin-1."""
+    path: str = environ.get("PATH_INFO") or "/"
+    return path.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
 class WSGIMiddleware:
@@ -30,19 +37,26 @@ class WSGIMiddleware:
         self._recorder = Recorder(resolve(options), routes.wsgi, OPTIONAL_READERS)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        if self._recorder.exclude and self._recorder.excludes(environ.get("PATH_INFO") or "/"):
+        recorder = self._recorder
+        if environ.get(MEASURED) is recorder.duration:
             return self.app(environ, start_response)
+        request = None
         try:
-            environ[routes.APP] = self.app
-            recorder = self._recorder
-            method, scheme = environ.get("REQUEST_METHOD", ""), environ.get("wsgi.url_scheme", "")
-            size = content_length(environ.get("CONTENT_LENGTH") or "") if recorder.sizes else 0
-            request = _WSGIRequest(recorder, environ, method, scheme)
-            request.server_start_response = start_response
-            request.request_bytes = size
+            environ[MEASURED] = recorder.duration
+            if not (recorder.exclude and recorder.excludes(path_of(environ))):
+                environ[routes.APP] = self.app
+                method, scheme = environ.get("REQUEST_METHOD", ""), environ.get("wsgi.url_scheme", "")
+                size = content_length(environ.get("CONTENT_LENGTH") or "") if recorder.sizes else 0
+                request = _WSGIRequest(recorder, environ, method, scheme)
+                request.server_start_response = start_response
+                request.request_bytes = size
         except Exception as error:
             faults.note("observation", error)
-            return self.app(environ, start_response)
+        if request is None:
+            try:
+                return self.app(environ, start_response)
+            finally:
+                environ.pop(MEASURED, None)
         try:
             body = self.app(environ, request.start_response)
         except BaseException as error:
@@ -50,6 +64,7 @@ class WSGIMiddleware:
             raise
         finally:
             leave(request.token)
+            environ.pop(MEASURED, None)
         try:
             return request.watch(body)
         except Exception as error:
@@ -109,9 +124,16 @@ class _WSGIRequest(Request):
     def _watch_file(self, file: Any) -> Iterable[bytes]:
         """*file* itself: servers know it by its class or its identity and send it by themselves."""
         close = getattr(file, "close", None)
+        own = "close" in getattr(file, "__dict__", ())
 
         def close_and_finish() -> None:
             try:
+                # As it was, or file and function would keep each other.
+                if own:
+                    file.close = close
+                else:
+                    with suppress(AttributeError):
+                        del file.close
                 if close is not None:
                     close()
             finally:

@@ -195,7 +195,7 @@ def test_freshness_is_nothing_for_a_bucket_that_shows_nothing_and_falls_with_the
         assert 0.0 <= freshness(age) <= 1.0
         expired = age > policy.max_age
         assert policy.expired(Slot(1.0, 1, taken_at=0.0, held_until=0.0), age) is expired
-        assert (freshness(age) == 0.0) is (expired or policy.min_retention == 0.0)
+        assert (freshness(age) == 0.0) is expired
     younger, older = sorted((one, other))
     if younger >= policy.min_retention:
         assert freshness(younger) >= freshness(older)
@@ -244,11 +244,12 @@ def test_a_refusal_inside_the_retention_leaves_room_for_what_is_slower_still() -
     assert slot.welcomes(0.0, 107.0), "after the retention, anybody"
 
 
-def test_a_refusal_after_the_retention_lets_nobody_ask_before_there_may_be_a_mark() -> None:
+def test_a_refusal_after_the_retention_lets_only_a_slower_one_ask_before_there_may_be_a_mark() -> None:
     slot = held_slot()
     slot.refuse(1.0, 108.0, wait=2.0)
 
-    assert not slot.welcomes(1e9, 109.9)
+    assert not slot.welcomes(1.0, 109.9)
+    assert slot.welcomes(1.1, 109.9)
     assert slot.welcomes(0.0, 110.0)
     slot.refuse(1.0, 110.0, wait=3.0)
     assert not slot.welcomes(1.0, 112.9)

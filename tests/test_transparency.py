@@ -106,7 +106,7 @@ def run_script(
     exchange = ASGIExchange(**server)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        by_the_app.append({key: value for key, value in scope.items() if key != "exemplars.route"})
+        by_the_app.append({key: value for key, value in scope.items() if not key.startswith("exemplars.")})
         for number, step in enumerate(script):
             match step.kind:
                 case "send":
