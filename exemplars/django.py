@@ -142,8 +142,7 @@ class _Dropped:
         self._measured = measured
 
     def __del__(self) -> None:
-        if not self._measured.done:
-            self._measured.close()
+        self._measured.finish()
 
 
 def _hand_over_route(request: Any, view: Any, args: Any, kwargs: Any) -> None:
