@@ -470,6 +470,8 @@ class Certificates:
         if extension:
             command += ["-CA", self.authority, "-CAkey", self._authority_key, "-addext", extension]
             command += ["-addext", "basicConstraints=critical,CA:FALSE"]
+        else:
+            command += ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]  # Python 3.13 trusts no authority without
         subprocess.run(command, check=True, capture_output=True)
         return certificate, key
 
