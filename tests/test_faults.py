@@ -11,8 +11,9 @@ from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
 from prometheus_client import CollectorRegistry
 
-from exemplars import ASGIMiddleware, Histogram, WSGIMiddleware, asgi, faults, recorder, semconv, wsgi
+from exemplars import ASGIMiddleware, Histogram, WSGIMiddleware, asgi, faults, metrics, recorder, semconv, wsgi
 from exemplars._types import Environ, Receive, Scope, Send, StartResponse
+from exemplars.span import Budget
 from tests.drivers import BACKENDS, Backend, make_environ, make_scope, run_asgi, run_wsgi
 from tests.measured import Ending, Faults, active, endings, family, requests, shown
 
@@ -247,6 +248,10 @@ def test_headers_that_are_none_cost_an_optional_label(registry: CollectorRegistr
     assert seen.seen == {"label": 1}
 
 
+# Marks, whatever other tests have spent.
+ENOUGH: Final = {"marks_per_second": 1e6}
+
+
 class Span(NonRecordingSpan):
     """A server span that would become an exemplar, if nothing failed."""
 
@@ -287,7 +292,7 @@ def failing_span(request: pytest.FixtureRequest) -> Span:
 
 def test_the_span_that_does_not_fail_is_shown(registry: CollectorRegistry, respond: Respond) -> None:
     with trace.use_span(Span("")):
-        respond(registry, {})
+        respond(registry, ENOUGH)
 
     exemplars = shown([family(registry, semconv.DURATION)])
     assert [exemplar.labels["span_id"] for exemplar in exemplars] == [f"{7:016x}"]
@@ -298,7 +303,7 @@ def test_a_span_that_fails_costs_the_exemplar(
 ) -> None:
     seen = Faults()
     with trace.use_span(failing_span):
-        respond(registry, {})
+        respond(registry, ENOUGH)
 
     assert endings(registry) == [Ending("200", "")] * 2
     assert shown(registry.collect()) == []
@@ -307,9 +312,11 @@ def test_a_span_that_fails_costs_the_exemplar(
 
 
 def test_a_span_that_fails_costs_an_observation_of_ones_own_its_exemplar_only(
-    log: pytest.LogCaptureFixture, failing_span: Span
+    monkeypatch: pytest.MonkeyPatch, failing_span: Span
 ) -> None:
     seen = Faults()
+    marks = Budget(1e6)
+    monkeypatch.setattr(metrics, "process_budget", lambda: marks)
     histogram = Histogram("h", "d", registry=None)
     with trace.use_span(failing_span):
         histogram.observe(1.0)

@@ -10,6 +10,7 @@ import prometheus_client as theirs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.sdk.trace import ReadableSpan
 from prometheus_client import CollectorRegistry
 from prometheus_client import Metric as MetricFamily
 from prometheus_client.openmetrics.exposition import generate_latest
@@ -19,7 +20,9 @@ from prometheus_client.samples import Exemplar
 from exemplars import metrics as ours
 from exemplars import semconv
 from exemplars.policy import Policy
+from exemplars.span import Budget
 from tests.measured import Clock, Faults, shown
+from tests.otel import Spans
 
 # With it the newest exemplar wins, as theirs does.
 NEWEST: Final = Policy(min_retention=0.0)
@@ -594,6 +597,33 @@ def test_an_exemplar_has_value_and_time_and_a_counter_that_is_reset_keeps_it(mon
     counter.inc(1, {"id": "too soon, and not slower"})
     assert samples(counter) == [("c_total", (), 1.0)]
     assert shown(counter.collect()) == [Exemplar({"id": "1"}, 2.5, 1_600_000_000.123)]
+
+
+def test_no_mark_is_spent_where_the_clock_forbids_an_exemplar(
+    registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    marks_enough = Budget(1e6)
+    monkeypatch.setattr(ours, "process_budget", lambda: marks_enough)
+    histogram = ours.Histogram("h", "d", registry=registry, policy=NEWEST)
+    tracer = Spans().tracer
+    marks: list[bool] = []
+    for wall_step_ms in (0, -3_600_000, 3_600_000):
+        clock.advance(1, wall_step_ms=wall_step_ms)
+        with tracer.start_as_current_span("span") as span:
+            histogram.observe(1.0)
+        marks.append((cast(ReadableSpan, span).attributes or {}).get(semconv.MARK) == semconv.MARK_VALUE)
+
+    assert marks == [True, False, True]
+
+
+@pytest.mark.parametrize("kind", ["Histogram", "Counter"])
+@pytest.mark.parametrize("policy", ["newest", 7.0, Policy], ids=str)
+def test_a_policy_that_is_none_is_refused(kind: str, policy: Any) -> None:
+    with pytest.raises(ValueError) as refused:
+        getattr(ours, kind)("n", "d", registry=None, policy=policy)
+
+    assert str(refused.value) == f"policy is {policy!r}: give an exemplars.Policy"
 
 
 # --- bounded series -----------------------------------------------------------------------------------------------

@@ -295,7 +295,7 @@ def exemplars_of(registry: CollectorRegistry) -> list[tuple[str, str]]:
 def test_a_span_is_claimed_once_for_the_ending_that_is_foreseen_and_shown_at_the_true_one(
     registry: CollectorRegistry,
 ) -> None:
-    recorder = ASGIMiddleware(answer, registry=registry, route=lambda _: "/a")._recorder
+    recorder = ASGIMiddleware(answer, registry=registry, route=lambda _: "/a", marks_per_second=1e6)._recorder
     tracer = Spans().tracer
     with tracer.start_as_current_span("server", kind=SpanKind.SERVER) as span:
         request = Request(recorder, {}, "GET", "http")
@@ -314,7 +314,7 @@ def test_a_span_is_claimed_once_for_the_ending_that_is_foreseen_and_shown_at_the
 
 
 def test_what_is_foreseen_of_a_response_that_started_is_its_own_series(registry: CollectorRegistry) -> None:
-    recorder = ASGIMiddleware(answer, registry=registry)._recorder
+    recorder = ASGIMiddleware(answer, registry=registry, marks_per_second=1e6)._recorder
     tracer = Spans().tracer
     for foreseen in (None, semconv.CLIENT_DISCONNECTED):
         with tracer.start_as_current_span("server", kind=SpanKind.SERVER):
@@ -329,7 +329,7 @@ def test_what_is_foreseen_of_a_response_that_started_is_its_own_series(registry:
 
 
 def test_without_a_span_nothing_is_claimed(registry: CollectorRegistry) -> None:
-    recorder = ASGIMiddleware(answer, registry=registry)._recorder
+    recorder = ASGIMiddleware(answer, registry=registry, marks_per_second=1e6)._recorder
     request = Request(recorder, {}, "GET", "http")
     request.claim_ahead(200)
     request.finish()
