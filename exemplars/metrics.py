@@ -365,11 +365,16 @@ class HistogramChild(Child):
             if slot is None or slot.welcomes(amount, now):
                 self._offer_labels(index, amount, now, exemplar)
 
-    def observe_at(self, amount: float, now: float, source: SpanSource) -> None:
-        """Count *amount* at *now* (seconds, monotonic) and ask *source* for a span if the bucket wants an exemplar."""
+    def observe_at(self, amount: float, now: float, source: SpanSource, ends: "GaugeChild | None" = None) -> None:
+        """Count *amount* at *now* (seconds, monotonic) and ask *source* for a span if the bucket wants an exemplar.
+
+        *ends* is the gauge of what goes on, which this observation ends: one taken lock serves both.
+        """
         index = bisect_left(self._bounds, amount)
         with lock:
             slot = self.record.add(index, amount)
+            if ends is not None:
+                ends.record.add(0, -1.0)  # last: whoever sees an exception before it subtracts himself
         if slot is None or now >= slot.held_until or amount > slot.threshold:  # slot.welcomes, without the call
             self._offer(index, amount, now, slot, source)
 

@@ -224,7 +224,7 @@ class Request(Cell):
             key = (method, scheme)
             self._active = active = gauge.children.get(key) or gauge.child(key)
             active.add(1.0)
-        self.token = enter(self)
+        self.token = enter(weakref.ref(self))
         self.start = monotonic()
 
     def respond(self, status: int) -> None:
@@ -271,12 +271,14 @@ class Request(Cell):
         if self.done:
             return
         self.done = True
+        active = self._active
         try:
             now = monotonic()
             recorder = self._recorder
             series = self._sent_whole
             if series is not None and error_type is None and not recorder.sizes:
-                series.observe_at(now - self.start, now, self)
+                series.observe_at(now - self.start, now, self, active)
+                active = None
                 return
             if self._route is None:  # the response never started
                 self._describe()
@@ -293,8 +295,8 @@ class Request(Cell):
         except Exception as error:
             faults.note("observation", error)
         finally:
-            if self._active is not None:
-                self._active.add(-1.0)
+            if active is not None:
+                active.add(-1.0)
 
     @property
     def measures_sizes(self) -> bool:

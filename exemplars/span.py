@@ -190,9 +190,8 @@ def current_cell() -> Cell | None:
     return cell() if cell is not None else None
 
 
-def enter(cell: Cell) -> "Token[weakref.ref[Cell] | None]":
-    """Make *cell*, which the caller keeps, the one that is found in this context from now on."""
-    return _cell.set(weakref.ref(cell))
+# Makes a cell, by a weak reference to it, the one that is found in this context from now on; for `leave`.
+enter = _cell.set
 
 
 def leave(token: "Token[weakref.ref[Cell] | None]") -> None:

@@ -2,6 +2,7 @@
 
 import math
 import random
+import weakref
 from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -403,7 +404,7 @@ def test_a_rare_slow_request_gets_its_exemplar_however_busy_the_rest(
 def entered() -> Iterator[Cell]:
     """A cell, as a request has it while it is inside."""
     cell = Cell()
-    token = enter(cell)
+    token = enter(weakref.ref(cell))
     try:
         yield cell
     finally:
@@ -487,7 +488,7 @@ def test_a_request_within_a_request_has_a_cell_of_its_own(spans: Spans) -> None:
 
 def test_a_cell_is_left_from_another_context_without_harm() -> None:
     """As a coroutine that was dropped is closed by the garbage collector, wherever that runs."""
-    token = Context().run(enter, Cell())
+    token = Context().run(enter, weakref.ref(Cell()))
     leave(token)
 
 
