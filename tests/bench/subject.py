@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -50,6 +50,9 @@ def read(collectors: Iterable[Collector], sample: str, route: str = "") -> Recor
                 if each.exemplar:
                     trace_ids.add(each.exemplar.labels["trace_id"])
     return Recorded(round(requests), frozenset(routes), frozenset(trace_ids))
+
+
+JUDGED_FROM: Final = 2000  # timed requests
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,9 @@ class Stream:
         if counted != self.sent:
             raise NotRecordedError(f"{self.subject.name} ({self.setting}): {self.sent} sent, {counted} counted")
         low, high = self.subject.share
-        if not low * self.timed <= self.taken <= high * self.timed:
+        # Of a few requests chance decides how many are slower than what their bucket shows.
+        judged = high == 0.0 or self.timed >= JUDGED_FROM
+        if judged and not low * self.timed <= self.taken <= high * self.timed:
             raise NotRecordedError(
                 f"{self.subject.name} ({self.setting}): {self.timed} requests, {self.taken} exemplars taken"
             )
