@@ -42,7 +42,9 @@ _ROOM: Final = 8 << 20  # bytes that must be free where a directory is made
 _INODES: Final = 16
 _FORGOTTEN: Final = 3600.0  # seconds untouched after which a group that cannot be looked up counts as gone
 
+# What may lie in a group's directory beside the workers' files.
 _LOCK: Final = "lock"
+INHERITED: Final = "inherited"  # made by the worker that goes on with the numbers from before the fork
 _WORKER: Final = re.compile(r"worker-([1-9][0-9]*)")
 _GROUP: Final = re.compile(
     r"group-(?P<euid>[0-9]+)-(?P<boot>[0-9a-f]+)-(?P<namespace>[0-9]+)"
@@ -80,7 +82,11 @@ class Directory:
         Raises ``FileNotFoundError`` if it is not there (any more), another ``OSError`` unless it is a regular file
         that belongs to this process's user under no other name.
         """
-        fd = os.open(name, flags | _AS_IT_IS, 0o600, dir_fd=self.fd)
+        try:
+            fd = os.open(name, flags | _AS_IT_IS, 0o600, dir_fd=self.fd)
+        except OSError as error:
+            error.filename = f"{self.path}/{name}"
+            raise
         try:
             status = os.fstat(fd)
             if not status.st_nlink:
@@ -462,12 +468,13 @@ def _remove(parent: int, path: str, name: str) -> bool:
         if lock is None:
             return False
         try:
-            files = sibling.files()
-            if set(_names(sibling.fd)) - {*files, _LOCK} or any(_is_held(sibling, file) for file in files):
+            names = set(_names(sibling.fd)) - {_LOCK}
+            ours = {*sibling.files(), INHERITED}
+            if not names <= ours or any(_is_held(sibling, name) for name in names):
                 return False
             # Its lock goes last. Who waits for that one finds it, or the directory, gone, and starts over; who has
             # made another meanwhile keeps the directory from being removed.
-            for file in (*files, _LOCK):
+            for file in (*names, _LOCK):
                 os.unlink(file, dir_fd=sibling.fd)
             os.rmdir(name, dir_fd=parent)
         finally:
