@@ -124,7 +124,7 @@ class Directory:
             fd = self.try_lock()
             if fd is not None:
                 return fd
-        raise TimeoutError(f"{self.path}/{_LOCK} was held by another process for {patience} s")
+        raise TimeoutError(f"{self.path}/{_LOCK} was held by another for {patience} s")
 
     def try_lock(self) -> int | None:
         """The descriptor of the directory's lock, taken; ``None`` if another has it. Raises as `locked` does."""
@@ -170,9 +170,9 @@ def named(environ: Mapping[str, str] = os.environ) -> tuple[str, str] | None:
             break
     else:
         return None
-    path = os.path.abspath(value)
     way_out = f"name a directory on tmpfs, ext4 or xfs that this process may write to in {OWN_VARIABLE}"
     try:
+        path = os.path.abspath(value)
         _make(variable, path)
         os.close(os.open(path, _PASS))
         kind = _kind(path)
@@ -214,13 +214,13 @@ def remove_abandoned(directory: Directory) -> int:
     Abandoned is one whose files nobody owns and whose master is gone: it was of another boot, is not there or started
     at another time. A master in another namespace cannot be seen from here: there, nobody may have come for an hour.
     Only what is named as ours is looked at, and one that holds anything else is left. Nothing is removed from a file
-    system that other machines may use as well, for their masters cannot be seen either.
+    system that other machines may use as well, for their masters cannot be seen either, nor by those without a master.
     """
     removed = 0
+    path, own = os.path.split(directory.path)
     with suppress(OSError):
-        if directory.lost() or _kind(directory.path) not in _RANK:
+        if not _GROUP.fullmatch(own) or directory.lost() or _kind(directory.path) not in _RANK:
             return 0
-        path, own = os.path.split(directory.path)
         parent = os.open("..", _DIRECTORY | os.O_RDONLY, dir_fd=directory.fd)
         try:
             for name in _names(parent):
@@ -325,7 +325,7 @@ def _unless_undecided(error: OSError) -> None:
 
     To go on to the next place then would part it from the workers that can.
     """
-    if isinstance(error, TimeoutError) or error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR):
+    if isinstance(error, TimeoutError) or error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
         raise error
 
 
