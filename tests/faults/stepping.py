@@ -1,0 +1,34 @@
+"""A wall clock that is set to and fro, in each process by itself."""
+
+import os
+import random
+import time
+from typing import Final
+
+from exemplars import metrics
+
+LONGEST: Final = 1.0  # seconds until the next step
+
+
+class Stepping:
+    """Nanoseconds since 1970, as `time.time_ns`, but up to *most_ms* off, by another amount every now and then."""
+
+    def __init__(self, most_ms: int, seed: int) -> None:
+        self._choose = random.Random(seed)
+        self._most_ms = most_ms
+        self._offset_ns = 0
+        self._until = 0.0
+
+    def __call__(self) -> int:
+        now = time.monotonic()
+        if now >= self._until:
+            self._offset_ns = self._choose.randint(-self._most_ms, self._most_ms) * 1_000_000
+            self._until = now + self._choose.uniform(0, LONGEST)
+        return time.time_ns() + self._offset_ns
+
+
+def step_if_asked() -> None:
+    """Give the library a clock that is up to ``CLOCK_STEPS_MS`` off, if that is set; another one in each process."""
+    most_ms = os.environ.get("CLOCK_STEPS_MS")
+    if most_ms is not None:
+        metrics.wall_clock_ns = Stepping(int(most_ms), os.getpid())
