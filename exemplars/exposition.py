@@ -17,10 +17,11 @@ from prometheus_client.openmetrics.exposition import generate_latest as encode_o
 from prometheus_client.utils import floatToGoString
 
 from exemplars import faults, metrics, semconv
-from exemplars.metrics import Child, GaugeChild, Histogram, Metric
+from exemplars.metrics import Histogram, Metric, Series
 from exemplars.negotiation import Format, choose
 from exemplars.policy import Slot
-from exemplars.selfmetrics import SelfMetrics, collectors_of, count_plain_text_scrape
+from exemplars.selfmetrics import SelfMetrics, collectors_of, plain_text_scrapes
+from exemplars.store import worker
 
 _PIECE: Final = 16_384  # bytes after which a piece is handed on: a fraction of a millisecond's work
 _EOF: Final = b"# EOF\n"
@@ -52,7 +53,7 @@ def pieces(registry: CollectorRegistry, chosen: Format, names: Collection[str] =
     Except those of other people's collectors, which are asked and rendered family by family.
     """
     if not chosen.openmetrics:
-        count_plain_text_scrape()
+        plain_text_scrapes.bump()
     collectors = collectors_of(registry)
     if collectors is None:
         yield from _foreign(registry.collect, chosen, frozenset(names))
@@ -72,6 +73,8 @@ def _registered(
         if isinstance(collector, (Metric, SelfMetrics))
         for name in registered
     }
+    for _ in worker.refresh():
+        yield b""
     yield from _foreign(lambda: _target_info(registry), chosen, wanted, ours)
     own: SelfMetrics | None = None
     exposed = 0
@@ -84,6 +87,9 @@ def _registered(
             own = collector
         else:
             yield from _foreign(collector.collect, chosen, wanted, ours)
+    known = {name for registered in collectors.values() for name in registered}
+    for metric in metrics.metrics_elsewhere(registry, known):
+        exposed += yield from _ours(metric, chosen, wanted)
     if own is not None:
         # A whole page has told how many exemplars are exposed; for a part of it they have to be looked for.
         yield from _foreign(own.collect if wanted else partial(own.families, exposed), chosen, wanted)
@@ -118,7 +124,7 @@ class _Writer:
         self._whole = all(self._wanted)
         self._lines = [self._around_labels(metric, *sample) for sample in compress(samples, self._wanted)]
         self._comments = self._comments_on(metric)
-        self._texts: dict[Child, _Text] = {}
+        self._texts: dict[Series, _Text] = {}
 
     def write(self, metric: Metric[Any]) -> Generator[bytes, None, int]:
         """Yield the text of *metric* piece by piece; return how many exemplars it has to show."""
@@ -127,8 +133,8 @@ class _Writer:
         now = metrics.monotonic()
         series = metric.series()
         piece, size, shown = [self._comments], 0, 0
-        for child in series:
-            text = self._texts[child] = self._text(child, self._texts.get(child), now, metric.policy.max_age)
+        for each in series:
+            text = self._texts[each] = self._text(each, self._texts.get(each), now, metric.policy.max_age)
             shown += text.shown
             size += len(text.text)
             piece.append(text.text)
@@ -141,12 +147,10 @@ class _Writer:
                 self._texts.pop(gone, None)
         return shown
 
-    def _text(self, child: Child, last: _Text | None, now: float, max_age: float) -> _Text:
-        counts, total, slots, changes = child.record.read()
-        if isinstance(child, GaugeChild):
-            total = child.value()
+    def _text(self, series: Series, last: _Text | None, now: float, max_age: float) -> _Text:
+        counts, total, slots, changes = series.read()
         if last is None or changes != last.exemplar_changes or now > last.expires_at:
-            parts = self._lines_of(child) if last is None else last.parts.copy()
+            parts = self._lines_of(series) if last is None else last.parts.copy()
             oldest = now - max_age
             slots = [slot if slot is not None and slot.taken_at >= oldest else None for slot in slots]
             taken_at = [slot.taken_at for slot in slots if slot is not None]
@@ -182,9 +186,9 @@ class _Writer:
             for slot, last_slot, ending in zip(slots, last.slots, last.parts[2::3], strict=False)
         ]
 
-    def _lines_of(self, child: Child) -> list[str]:
+    def _lines_of(self, series: Series) -> list[str]:
         """The parts of a series without its values and exemplars."""
-        labels = _pairs([(self._spell(name), value) for name, value in child.labels])
+        labels = _pairs([(self._spell(name), value) for name, value in series.labels])
         parts: list[str] = []
         for before, after in self._lines:
             parts += (f"{before}{labels}{after}", "", "\n")

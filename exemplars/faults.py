@@ -3,7 +3,7 @@
 import logging
 from typing import Final, Literal, get_args
 
-from exemplars._lock import lock
+from exemplars.tallies import Tally
 
 Kind = Literal[
     "collector",  # another's collector or metric family could not be collected or rendered
@@ -15,11 +15,14 @@ Kind = Literal[
     "processor",  # the span processor could not be added to the tracer provider
     "route",  # the route resolver
     "span",  # finding, reading or marking the span
+    "store",  # the files that workers share: numbers were kept in private memory meanwhile
 ]
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
-counts: Final[dict[Kind, int]] = dict.fromkeys(KINDS, 0)
+errors: Final = Tally(
+    "exemplars_errors", "Faults inside the library, which cost a label or an exemplar.", "kind", KINDS
+)
 
 _log = logging.getLogger("exemplars")
 
@@ -30,10 +33,7 @@ def note(kind: Kind, error: BaseException | None = None, detail: str = "") -> No
     Never raises, whatever the logging handlers do: it is called where a request must not be touched. Safe under
     threads.
     """
-    with lock:
-        counts[kind] += 1
-        first = counts[kind] == 1
-    if first:
+    if errors.bump(kind) == 1:
         try:
             _log.warning(
                 "%s: %s (counted in exemplars_errors_total{kind=%r}; further ones are not logged)",

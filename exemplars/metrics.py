@@ -2,11 +2,15 @@
 
 import math
 import re
+import sys
 import time
+import weakref
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from operator import add
+from types import FrameType
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from opentelemetry import trace
@@ -24,11 +28,16 @@ from exemplars._types import ExemplarLabels
 from exemplars.options import DEFAULT_MAX_SERIES, check_buckets, check_label_name, check_max_series
 from exemplars.policy import Policy, Slot, next_timestamp
 from exemplars.span import Budget, mark, process_budget, sampled_context
-from exemplars.store.memory import Record
+from exemplars.store import layout, worker
+from exemplars.store.layout import Schema
+from exemplars.store.memory import Reading
+from exemplars.store.reader import Merged
+from exemplars.tallies import Tally
 
-# Of this process; exemplars_taken_total and exemplars_series_refused_total{metric}.
-taken = 0
-series_refused: Final[dict[str, int]] = {}
+taken: Final = Tally("exemplars_taken", "Exemplars that a bucket or counter took.")
+series_refused: Final = Tally(
+    "exemplars_series_refused", "Uses of label sets beyond max_series, which the overflow series took.", "metric", ()
+)
 
 monotonic = time.perf_counter
 wall_clock_ns = time.time_ns
@@ -87,32 +96,53 @@ def _check_exemplar(labels: ExemplarLabels) -> dict[str, str]:
     return checked
 
 
+class Series(Protocol):
+    """What a page shows of one series, whoever counted."""
+
+    @property
+    def labels(self) -> tuple[tuple[str, str], ...]: ...
+
+    def read(self) -> Reading: ...
+
+
 class Child:
-    """One series of a metric: its labels and its numbers. What ``labels()`` returns."""
+    """One series of a metric in this process: its labels and its numbers. What ``labels()`` returns."""
 
     __slots__ = ("_policy", "labels", "marks", "record", "urgent")
 
-    def __init__(self, labels: tuple[tuple[str, str], ...], buckets: int, policy: Policy) -> None:
+    def __init__(self, metric: "Metric[Any]", labels: tuple[tuple[str, str], ...], buckets: int) -> None:
         self.labels = labels
-        self.record = Record(buckets)
         self.urgent = False  # whether this is a series of errors, whose exemplars have the first call on marks
         self.marks: Budget | None = None  # None: that of the process
-        self._policy = policy
+        self._policy = metric.policy
+        self.record = worker.record_for(metric, self._key, buckets)
 
-    def shown(self, slot: Slot | None, now: float) -> bool:
-        """Tell whether the exemplar in *slot* is one to expose at *now*."""
-        return slot is not None and not self._policy.expired(slot, now)
+    @property
+    def key(self) -> bytes:
+        """The labels as a key in a worker's file."""
+        return self._key()
+
+    def _key(self) -> bytes:
+        if self.labels and self.labels[0][0] == semconv.OVERFLOW:
+            return layout.encode_labels(None)
+        return layout.encode_labels(tuple([value for _, value in self.labels]))
+
+    def read(self) -> Reading:
+        """Counts, sum, slots and the number of their changes, all of one moment."""
+        return self.record.read()
 
     def _offer(self, index: int, amount: float, now: float, slot: Slot | None, source: SpanSource) -> None:
         """Make the span of *source* the exemplar of bucket *index*, if there is one that may be. Never raises."""
         try:
-            context = source.claimed or self._claim(amount, now, slot, source)
+            context = source.claimed or self._claim(index, amount, now, slot, source)
             if context is not None:
                 self._keep(index, amount, now, context.trace_id, context.span_id)
         except Exception as error:
             faults.note("span", error)
 
-    def _claim(self, amount: float, now: float, slot: Slot | None, source: SpanSource) -> SpanContext | None:
+    def _claim(
+        self, index: int, amount: float, now: float, slot: Slot | None, source: SpanSource
+    ) -> SpanContext | None:
         """The context of the span of *source*, marked, if it may take the place of what is in *slot*."""
         marks = self.marks or process_budget()
         if now < marks.dry_until and not self.urgent:  # the span of an error may need no mark
@@ -123,7 +153,8 @@ class Child:
         context = sampled_context(span)
         if context is None:
             return None
-        if slot is not None and next_timestamp(wall_clock_ns() // 1_000_000, slot.timestamp_ms) is None:
+        last_ms = slot.timestamp_ms if slot is not None else self.record.last_timestamp(index)
+        if next_timestamp(wall_clock_ns() // 1_000_000, last_ms) is None:
             return None  # the wall clock stepped back: a mark would be spent for nothing
         freshness = self._policy.freshness(slot, now)
         if mark(span, marks, now, freshness, self.urgent):
@@ -151,19 +182,19 @@ class Child:
         span_id: int = 0,
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        global taken
         wall_ms = wall_clock_ns() // 1_000_000
         with lock:
             slot = self.record.slots[index]
             if slot is not None and not slot.welcomes(amount, now):
                 return  # another thread was first
-            timestamp_ms = next_timestamp(wall_ms, slot.timestamp_ms if slot is not None else None)
+            timestamp_ms = next_timestamp(wall_ms, self.record.last_timestamp(index))
             if timestamp_ms is None:
                 return
             held_until = now + self._policy.min_retention
             new = Slot(amount, timestamp_ms, now, held_until, trace_id, span_id, labels)
             if self.record.put(index, new, instead_of=slot):
-                taken += 1
+                taken.bump()
+        worker.look_after(now)
 
 
 ChildT = TypeVar("ChildT", bound=Child)
@@ -208,10 +239,35 @@ class Metric(Collector, ABC, Generic[ChildT]):
         # Read without the lock where a series is looked up; changed only with it.
         self.children: dict[tuple[str, ...], ChildT] = {}
         self._overflow: ChildT | None = None
-        if not self.labelnames:
-            self.child(())
+        self._joined: dict[tuple[Child, Merged], _Joined] = {}
+        self.schema: Schema | None = None
+        worker.check_configuration()
         if registry is not None:
             registry.register(self)
+            self.belong_to(registry)
+        worker.enrol(self)
+        weakref.finalize(self, worker.release, self.children).atexit = False
+        if not self.labelnames:
+            self.child(())
+
+    def belong_to(self, registry: CollectorRegistry) -> None:
+        """Share the series of this metric with those of other workers in the same registry.
+
+        The constructor does so with the registry it is given; this is for who registers a metric later.
+        """
+        key = _registry_key(registry)
+        if key is not None:
+            self.schema = Schema(
+                key,
+                self.kind,
+                self.name,
+                self.unit,
+                self.labelnames,
+                getattr(self, "bounds", ()),
+                getattr(self, "multiprocess_mode", ""),
+                self.documentation,
+                self.policy.max_age,
+            )
 
     def labels(self, *labelvalues: object, **labelkwargs: object) -> ChildT:
         """The series with these label values, each turned into text; made at its first use.
@@ -236,12 +292,12 @@ class Metric(Collector, ABC, Generic[ChildT]):
         clean = tuple(map(_clean, key))
         with lock:
             # Whatever is known here, a signal handler or a destructor that comes in may change it before the next call.
-            if len(self.children) < self.max_series:
+            if worker.room(self, lambda: layout.encode_labels(clean), self.max_series, len(self.children)):
                 return self.children.setdefault(clean, self._new_child(tuple(zip(self.labelnames, clean, strict=True))))
             found = self.children.get(clean)
             if found is not None:
                 return found
-            series_refused[self.name] = series_refused.get(self.name, 0) + 1
+            series_refused.bump(self.name)
             overflow = self._overflow or self._new_child(((semconv.OVERFLOW, "true"),))
             if self._overflow is None:
                 self._overflow = overflow
@@ -253,7 +309,8 @@ class Metric(Collector, ABC, Generic[ChildT]):
             raise ValueError(f"{self.name} was constructed without label names")
         key = tuple(map(_clean, self._key(labelvalues)))
         with lock:
-            self.children.pop(key, None)
+            gone = self.children.pop(key, None)
+            worker.drop(self, [gone] if gone is not None else [], [layout.encode_labels(key)])
 
     def remove_by_labels(self, labels: Mapping[str, object]) -> None:
         """Forget every series that has all of *labels*; none when *labels* is empty."""
@@ -263,25 +320,58 @@ class Metric(Collector, ABC, Generic[ChildT]):
         if unknown:
             raise ValueError(f"{self.name} has the labels {self.labelnames}, not {unknown}")
         wanted = {(name, _clean(str(value))) for name, value in labels.items()}
+        if not wanted:
+            return
         with lock:
-            for key, child in list(self.children.items()):
-                if wanted and wanted.issubset(child.labels):
-                    del self.children[key]
+            gone = [(key, child) for key, child in self.children.items() if wanted.issubset(child.labels)]
+            for key, _ in gone:
+                del self.children[key]
+            left = []
+            for encoded in worker.left(self):
+                values = layout.decode_labels(encoded, self.schema) if self.schema is not None else None
+                if values is not None and wanted.issubset(zip(self.labelnames, values, strict=True)):
+                    left.append(encoded)
+            worker.drop(self, [child for _, child in gone], left)
 
     def clear(self) -> None:
         """Forget every series with labels, that of the overflow too."""
         if self.labelnames:
             with lock:
+                gone = self.every_child()
                 self.children.clear()
                 self._overflow = None
+                worker.drop(self, gone, worker.left(self))
 
-    def series(self) -> list[ChildT]:
-        """The series there are now, oldest first, that of the overflow last."""
+    def every_child(self) -> list[ChildT]:
+        """The series that this process has counted in, oldest first, that of the overflow last."""
         with lock:
             children = list(self.children.values())
             if self._overflow is not None:
                 children.append(self._overflow)
             return children
+
+    def series(self) -> Sequence[Series]:
+        """The series to show: this process's own, or where workers share, those of all, as of the last refresh."""
+        shared = worker.merged(self)
+        if shared is None:
+            return self.every_child()
+        alone = [child for child in self.every_child() if not worker.is_shared(child)]
+        if not alone:
+            return shared
+        return self._with(alone, {series.key: series for series in shared})
+
+    def _with(self, alone: list[ChildT], by_key: dict[bytes, Merged]) -> list[Series]:
+        """Series of all workers, and with them those of this one for which there was no room in its file."""
+        series: dict[bytes, Series] = dict(by_key)
+        last, self._joined = self._joined, {}
+        for child in alone:
+            merged = by_key.get(child.key)
+            if merged is None:
+                series[child.key] = child
+            else:
+                joined = last.get((child, merged)) or _Joined(child, merged)
+                series[child.key] = self._joined[child, merged] = joined
+        return list(series.values())
 
     def describe(self) -> list[MetricFamily]:
         """The family without samples, by which a registry finds clashes of names."""
@@ -290,12 +380,14 @@ class Metric(Collector, ABC, Generic[ChildT]):
     def collect(self) -> list[MetricFamily]:
         """The family with its samples and exemplars, for any endpoint of prometheus_client."""
         (family,) = self.describe()
+        for _ in worker.refresh():
+            pass
         now = monotonic()
-        for child in self.series():
-            labels = dict(child.labels)
-            for suffix, extra, value, slot in self._samples(child):
+        for series in self.series():
+            labels = dict(series.labels)
+            for suffix, extra, value, slot in self._samples(series.read()):
                 exemplar = None
-                if slot is not None and child.shown(slot, now):
+                if slot is not None and not self.policy.expired(slot, now):
                     exemplar = Exemplar(exemplar_labels(slot), slot.value, slot.timestamp_ms / 1000)
                 family.add_sample(self.name + suffix, labels | extra, value, exemplar=exemplar)
         return [family]
@@ -307,8 +399,8 @@ class Metric(Collector, ABC, Generic[ChildT]):
     def _new_child(self, labels: tuple[tuple[str, str], ...]) -> ChildT: ...
 
     @abstractmethod
-    def _samples(self, child: ChildT) -> Iterator[tuple[str, dict[str, str], float, Slot | None]]:
-        """Suffix of the name, further labels, value and exemplar of each sample of *child*."""
+    def _samples(self, reading: Reading) -> Iterator[tuple[str, dict[str, str], float, Slot | None]]:
+        """Suffix of the name, further labels, value and exemplar of each sample of a series that reads *reading*."""
 
     def _key(self, labelvalues: Sequence[object]) -> tuple[str, ...]:
         if len(labelvalues) != len(self.labelnames):
@@ -346,9 +438,9 @@ class HistogramChild(Child):
 
     __slots__ = ("_bounds",)
 
-    def __init__(self, labels: tuple[tuple[str, str], ...], bounds: tuple[float, ...], policy: Policy) -> None:
-        super().__init__(labels, len(bounds) + 1, policy)
-        self._bounds = bounds
+    def __init__(self, metric: "Histogram", labels: tuple[tuple[str, str], ...]) -> None:
+        super().__init__(metric, labels, len(metric.bounds) + 1)
+        self._bounds = metric.bounds
 
     def observe(self, amount: float, exemplar: ExemplarLabels | None = None) -> None:
         """Count *amount* in its bucket. See `Histogram.observe`."""
@@ -380,10 +472,11 @@ class HistogramChild(Child):
 
     def claim_ahead(self, amount: float, now: float, source: SpanSource) -> SpanContext | None:
         """Claim a span for an observation of about *amount* that is still to come. May raise what *source* raises."""
-        slot = self.record.slots[bisect_left(self._bounds, amount)]
+        index = bisect_left(self._bounds, amount)
+        slot = self.record.slots[index]
         if slot is not None and not slot.welcomes(amount, now):
             return None
-        return self._claim(amount, now, slot, source)
+        return self._claim(index, amount, now, slot, source)
 
     def time(self) -> Timer:
         """A context manager, also a decorator of functions, that observes the seconds that its body took."""
@@ -446,10 +539,10 @@ class Histogram(Metric[HistogramChild]):
         return Timer(self, "observe")  # type: ignore[no-untyped-call]
 
     def _new_child(self, labels: tuple[tuple[str, str], ...]) -> HistogramChild:
-        return HistogramChild(labels, self.bounds, self.policy)
+        return HistogramChild(self, labels)
 
-    def _samples(self, child: HistogramChild) -> Iterator[tuple[str, dict[str, str], float, Slot | None]]:
-        counts, total, slots, _ = child.record.read()
+    def _samples(self, reading: Reading) -> Iterator[tuple[str, dict[str, str], float, Slot | None]]:
+        counts, total, slots, _ = reading
         for le, count, slot in zip(self.les, accumulate(counts), slots, strict=True):
             yield "_bucket", {"le": le}, count, slot
         yield "_count", {}, sum(counts), None
@@ -515,24 +608,27 @@ class Counter(Metric[CounterChild]):
         return self._only().count_exceptions(exception)
 
     def _new_child(self, labels: tuple[tuple[str, str], ...]) -> CounterChild:
-        return CounterChild(labels, 1, self.policy)
+        return CounterChild(self, labels, 1)
 
-    def _samples(self, child: CounterChild) -> Iterator[tuple[str, dict[str, str], float, Slot | None]]:
-        _, total, slots, _ = child.record.read()
+    def _samples(self, reading: Reading) -> Iterator[tuple[str, dict[str, str], float, Slot | None]]:
+        _, total, slots, _ = reading
         yield "_total", {}, total, slots[0]
 
 
 class GaugeChild(Child):
     """One series of a `Gauge`."""
 
-    __slots__ = ("_function",)
+    __slots__ = ("_function", "_most_recent")
 
-    def __init__(self, labels: tuple[tuple[str, str], ...], policy: Policy) -> None:
-        super().__init__(labels, 1, policy)
+    def __init__(self, metric: "Gauge", labels: tuple[tuple[str, str], ...]) -> None:
+        super().__init__(metric, labels, 1)
         self._function: Callable[[], float] | None = None
+        self._most_recent = metric.multiprocess_mode.endswith("mostrecent")
 
     def inc(self, amount: float = 1) -> None:
-        """Add *amount*."""
+        """Add *amount*. Raises ``RuntimeError`` where the most recent value of all workers counts: there is no sum."""
+        if self._most_recent:
+            raise RuntimeError("a gauge of the mode mostrecent or livemostrecent can only be set: use set()")
         self.add(float(amount))
 
     def add(self, amount: float) -> None:
@@ -547,8 +643,9 @@ class GaugeChild(Child):
     def set(self, value: float) -> None:
         """Make the gauge *value*."""
         value = float(value)
+        at = monotonic() if self._most_recent else 0.0
         with lock:
-            self.record.set(value)
+            self.record.set(value, at)
 
     def set_to_current_time(self) -> None:
         """Make the gauge the wall clock's time, in seconds since 1970."""
@@ -563,20 +660,29 @@ class GaugeChild(Child):
         return Timer(self, "set")  # type: ignore[no-untyped-call]
 
     def set_function(self, function: Callable[[], float]) -> None:
-        """Read the value from *function* at every scrape; one that raises shows as NaN and is counted as a fault."""
+        """Read the value from *function* at every scrape; one that raises shows as NaN and is counted as a fault.
+
+        Raises ``ValueError`` in a worker that shares its numbers: of a function only the worker that is asked would
+        tell.
+        """
         if not callable(function):
             raise ValueError(f"set_function was given {function!r}: give a function without arguments")
+        if worker.to_be_shared():
+            raise ValueError(
+                f"set_function was given {function!r} in one of several workers, of which each would answer for "
+                "itself: call set() where the value changes, or register a collector of your own"
+            )
         self._function = function
 
-    def value(self) -> float:
-        """What the gauge shows now."""
+    def read(self) -> Reading:
         if self._function is None:
-            return self.record.sum
+            return self.record.read()
         try:
-            return float(self._function())
+            value = float(self._function())
         except Exception as error:
             faults.note("collector", error)
-            return math.nan
+            value = math.nan
+        return [0], value, [None], 0
 
 
 class Gauge(Metric[GaugeChild]):
@@ -639,10 +745,96 @@ class Gauge(Metric[GaugeChild]):
         self._only().set_function(function)
 
     def _new_child(self, labels: tuple[tuple[str, str], ...]) -> GaugeChild:
-        return GaugeChild(labels, self.policy)
+        return GaugeChild(self, labels)
 
-    def _samples(self, child: GaugeChild) -> Iterator[tuple[str, dict[str, str], float, Slot | None]]:
-        yield "", {}, child.value(), None
+    def _samples(self, reading: Reading) -> Iterator[tuple[str, dict[str, str], float, Slot | None]]:
+        yield "", {}, reading[1], None
+
+
+class _Joined:
+    """A series of all workers and what of it found no room in this one's file."""
+
+    __slots__ = ("_child", "_merged", "labels")
+
+    def __init__(self, child: Child, merged: Merged) -> None:
+        self.labels = child.labels
+        self._child = child
+        self._merged = merged
+
+    def read(self) -> Reading:
+        counts, total, slots, changes = self._merged.read()
+        more, amount, own, own_changes = self._child.read()
+        if isinstance(self._child, GaugeChild):
+            return counts, total + amount, slots, changes
+        newest = [
+            here if there is None or (here is not None and here.timestamp_ms > there.timestamp_ms) else there
+            for here, there in zip(slots, own, strict=True)
+        ]
+        return list(map(add, counts, more)), total + amount, newest, changes + own_changes
+
+
+# By which name the registry of a metric is known in all workers.
+_registry_keys: "weakref.WeakKeyDictionary[CollectorRegistry, str]" = weakref.WeakKeyDictionary()
+_registries_of: Final[dict[str, int]] = {}  # how many were first used there
+_MAX_REGISTRIES: Final = 16  # beside the default one; a file keeps what is written to it
+
+
+def _registry_key(registry: CollectorRegistry) -> str | None:
+    """The name of *registry* in all workers that run the same code; ``None`` for one too many.
+
+    Other workers have other objects, so it is named for the function that uses it first.
+    """
+    if registry is REGISTRY:
+        return ""
+    with lock:
+        key = _registry_keys.get(registry)
+        if key is not None:
+            return key
+        if sum(_registries_of.values()) >= _MAX_REGISTRIES:
+            return None
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "exemplars":
+            frame = frame.f_back
+        site = f"{frame.f_globals.get('__name__')}:{frame.f_code.co_qualname}" if frame is not None else ":"
+        number = _registries_of[site] = _registries_of.get(site, 0) + 1
+        key = _registry_keys[registry] = f"{site}#{number}"
+        return key
+
+
+_elsewhere: Final[dict[Schema, Metric[Any]]] = {}
+
+
+def metrics_elsewhere(registry: CollectorRegistry, known: Container[str]) -> list[Metric[Any]]:
+    """Metrics that other workers have in *registry*, and this one has not: those whose names are not *known* here."""
+    key = _registry_keys.get(registry) if registry is not REGISTRY else ""
+    found: dict[str, Metric[Any]] = {}
+    schemas = worker.schemas_elsewhere()
+    for schema in schemas:
+        if schema.registry == key and schema.name not in known and schema.name not in found:
+            metric = _elsewhere.get(schema)
+            if metric is None:
+                metric = _elsewhere[schema] = _of_schema(schema)
+            found[schema.name] = metric
+    for gone in _elsewhere.keys() - set(schemas):
+        _elsewhere.pop(gone, None)
+    return list(found.values())
+
+
+def _of_schema(schema: Schema) -> Metric[Any]:
+    """A metric that only shows the series of *schema*."""
+    arguments: dict[str, Any] = {"unit": schema.unit, "registry": None}
+    metric: Metric[Any]
+    if schema.kind == "gauge":
+        metric = Gauge(schema.name, schema.documentation, schema.labelnames, multiprocess_mode=schema.mode, **arguments)
+    else:
+        arguments["policy"] = Policy(min(7.0, schema.max_age), schema.max_age)
+        if schema.kind == "counter":
+            metric = Counter(schema.name, schema.documentation, schema.labelnames, **arguments)
+        else:
+            metric = Histogram(schema.name, schema.documentation, schema.labelnames, buckets=schema.bounds, **arguments)
+    metric.children.clear()
+    metric.schema = schema
+    return metric
 
 
 def same_shape(one: Metric[Any], other: Metric[Any]) -> bool:

@@ -73,6 +73,7 @@ def _share(registry: CollectorRegistry, metric: MetricT) -> MetricT:
             ) from None
         assert isinstance(other, type(metric))
         return other
+    metric.belong_to(registry)
     ours[metric.name] = metric
     return metric
 

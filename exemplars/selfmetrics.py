@@ -1,7 +1,7 @@
 """What the library says of itself, read at a scrape from the plain counters that it keeps anyway."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 from weakref import WeakSet
 
 from prometheus_client import CollectorRegistry
@@ -11,16 +11,19 @@ from prometheus_client.registry import Collector
 
 from exemplars import faults, metrics, span
 from exemplars._lock import lock
+from exemplars.store import worker
+from exemplars.tallies import Tally
 
-# Of this process.
-plain_text_scrapes = 0
+plain_text_scrapes: Final = Tally(
+    "exemplars_plain_text_scrapes", "Pages asked for in plain text, in which no exemplar can be."
+)
 
 
 class SelfMetrics(Collector):
     """The library's own metrics, for one registry.
 
-    Of that registry are ``exemplars_exposed`` and ``exemplars_series_refused_total``; the rest is of the whole process.
-    Safe under threads; nothing is raised.
+    Of that registry are ``exemplars_exposed`` and ``exemplars_series_refused_total``; the rest is of the whole process,
+    and where workers share their numbers, of all of them. Safe under threads; nothing is raised.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -36,37 +39,25 @@ class SelfMetrics(Collector):
 
     def families(self, exposed: int) -> list[MetricFamily]:
         """The families, for a caller who knows that *exposed* exemplars are shown."""
-        errors = CounterMetricFamily(
-            "exemplars_errors", "Faults inside the library, which cost a label or an exemplar.", labels=["kind"]
-        )
-        for kind in faults.KINDS:
-            errors.add_metric([kind], faults.counts[kind])
-        refused = CounterMetricFamily(
-            "exemplars_series_refused",
-            "Uses of label sets beyond max_series, which the overflow series took.",
-            labels=["metric"],
-        )
-        for metric in metrics_of(self._registry):
-            refused.add_metric([metric.name], metrics.series_refused.get(metric.name, 0))
+        names = [metric.name for metric in metrics_of(self._registry)]
+        refused = worker.tally(metrics.series_refused)
         return [
-            CounterMetricFamily("exemplars_taken", "Exemplars that a bucket or counter took.", metrics.taken),
-            CounterMetricFamily(
-                "exemplars_marked", "Spans marked so that tail sampling keeps their traces.", span.marked
-            ),
-            CounterMetricFamily(
-                "exemplars_marks_refused", "Spans that no budget was left to mark: not shown.", span.refused
-            ),
+            *map(_counter, (metrics.taken, span.marked, span.refused, faults.errors, plain_text_scrapes)),
+            _counter(metrics.series_refused, {name: refused.get(name, 0) for name in names}),
+            _counter(worker.skipped),
             GaugeMetricFamily("exemplars_exposed", "Exemplars that are shown now.", exposed),
-            errors,
-            refused,
-            CounterMetricFamily(
-                "exemplars_plain_text_scrapes",
-                "Pages asked for in plain text, in which no exemplar can be.",
-                plain_text_scrapes,
+            GaugeMetricFamily("exemplars_workers", "Workers whose numbers this page shows.", worker.workers()),
+            GaugeMetricFamily(
+                "exemplars_shared", "Whether workers share their numbers: 1, else 0.", worker.shared()
             ),
-            GaugeMetricFamily("exemplars_workers", "Workers whose numbers this page shows.", 1),
-            GaugeMetricFamily("exemplars_shared", "Whether workers share their numbers: 1, or 0 if not.", 0),
         ]
+
+
+def _counter(tally: Tally, values: Mapping[str, int] | None = None) -> MetricFamily:
+    family = CounterMetricFamily(tally.name, tally.documentation, labels=[tally.label] if tally.label else [])
+    for label, value in (worker.tally(tally) if values is None else values).items():
+        family.add_metric([label] if tally.label else [], value)
+    return family
 
 
 _installed: "WeakSet[CollectorRegistry]" = WeakSet()
@@ -111,11 +102,8 @@ def metrics_of(registry: object) -> Iterator[metrics.Metric[Any]]:
 
 def _shown(metric: metrics.Metric[Any]) -> int:
     now = metrics.monotonic()
-    return sum(child.shown(slot, now) for child in metric.series() for slot in child.record.slots)
-
-
-def count_plain_text_scrape() -> None:
-    """Count one page in plain text."""
-    global plain_text_scrapes
-    with lock:
-        plain_text_scrapes += 1
+    return sum(
+        slot is not None and not metric.policy.expired(slot, now)
+        for series in metric.series()
+        for slot in series.read()[2]
+    )

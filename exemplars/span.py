@@ -5,7 +5,7 @@ import math
 import weakref
 from collections.abc import Callable
 from contextvars import ContextVar, Token
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -15,10 +15,10 @@ from opentelemetry.trace import Span, SpanContext, SpanKind, StatusCode, TraceFl
 from exemplars import faults, semconv
 from exemplars._lock import lock
 from exemplars.options import DEFAULT_MARKS_PER_SECOND
+from exemplars.tallies import Tally
 
-# Of spans in this process; exemplars_marked_total and exemplars_marks_refused_total.
-marked = 0
-refused = 0
+marked: Final = Tally("exemplars_marked", "Spans marked so that tail sampling keeps their traces.")
+refused: Final = Tally("exemplars_marks_refused", "Spans that no budget was left to mark: not shown.")
 
 _runtime_variable: object = getattr(getattr(otel_context, "_RUNTIME_CONTEXT", None), "_current_context", None)
 # Called twice a request: OpenTelemetry's own function takes five times as long to reach the same variable.
@@ -116,7 +116,6 @@ def mark(span: Span, marks: Budget, now: float, freshness: float, urgent: bool) 
     mark for it, and when it ended without an error, as it can no longer be marked (one that ended with an error is kept
     by every sensible errors policy). Without marking (rate 0) every sampled span will do.
     """
-    global marked, refused
     if marks.rate == 0.0:
         return True
     attributes = getattr(span, "attributes", None)
@@ -126,12 +125,10 @@ def mark(span: Span, marks: Budget, now: float, freshness: float, urgent: bool) 
         status = getattr(span, "status", None)
         return status is not None and status.status_code is StatusCode.ERROR
     if not marks.grant(now, freshness, urgent):
-        with lock:
-            refused += 1
+        refused.bump()
         return False
     span.set_attribute(semconv.MARK, semconv.MARK_VALUE)
-    with lock:
-        marked += 1
+    marked.bump()
     return True
 
 

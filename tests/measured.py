@@ -74,10 +74,10 @@ class Faults:
     """The faults counted since it was made, by kind."""
 
     def __init__(self) -> None:
-        self._before = dict(faults.counts)
+        self._before = dict(faults.errors.values)
 
     @property
     def seen(self) -> dict[str, int]:
         return {
-            kind: count - self._before[kind] for kind, count in faults.counts.items() if count != self._before[kind]
+            kind: count - self._before[kind] for kind, count in faults.errors.values.items() if count != self._before[kind]
         }

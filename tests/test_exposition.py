@@ -548,7 +548,7 @@ def test_a_family_with_a_name_of_ours_is_left_out_counted_and_logged_once(
     Histogram("latency", "", registry=registry).observe(0.5)
     Counter("jobs", "", registry=registry).inc()
     selfmetrics.install(registry)
-    monkeypatch.setitem(faults.counts, "duplicate_family", 0)  # whatever other tests logged already
+    monkeypatch.setitem(faults.errors.values, "duplicate_family", 0)  # whatever other tests logged already
     with caplog.at_level(logging.WARNING, "exemplars"):
         pages = [page(registry, accept) for _ in range(3)]
 
@@ -557,7 +557,7 @@ def test_a_family_with_a_name_of_ours_is_left_out_counted_and_logged_once(
         assert len(names) == len(set(names))
         assert "other" in names
         lines(text, openmetrics=accept == OPENMETRICS)
-    assert faults.counts["duplicate_family"] == 3
+    assert faults.errors.values["duplicate_family"] == 3
     assert len(caplog.records) == 1
     assert clashing.name in caplog.text
 
@@ -756,9 +756,9 @@ def test_the_page_tells_how_many_exemplars_it_shows(registry: CollectorRegistry,
 
 
 def test_pages_in_plain_text_are_counted(registry: CollectorRegistry) -> None:
-    before = selfmetrics.plain_text_scrapes
+    before = selfmetrics.plain_text_scrapes.total
     page(registry)
-    assert selfmetrics.plain_text_scrapes == before
+    assert selfmetrics.plain_text_scrapes.total == before
     page(registry, TEXT)
     page(registry, "")
-    assert selfmetrics.plain_text_scrapes == before + 2
+    assert selfmetrics.plain_text_scrapes.total == before + 2

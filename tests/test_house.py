@@ -21,6 +21,7 @@ ROOT: Final = Path(exemplars.__file__).parent
 # second is built on the first.
 LAYERS: Final = (
     (1, ("_types", "_lock", "semconv", "policy")),
+    (1, ("tallies",)),
     (1, ("faults",)),
     (2, ("options",)),
     (3, ("span", "store")),

@@ -51,10 +51,8 @@ def test_every_kind_of_fault_is_there_from_the_start_and_counted(registry: Colle
 
 def test_the_counters_are_those_of_the_process(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     selfmetrics.install(registry)
-    monkeypatch.setattr(metrics, "taken", 7)
-    monkeypatch.setattr(span, "marked", 5)
-    monkeypatch.setattr(span, "refused", 3)
-    monkeypatch.setattr(selfmetrics, "plain_text_scrapes", 2)
+    for tally, count in ((metrics.taken, 7), (span.marked, 5), (span.refused, 3), (selfmetrics.plain_text_scrapes, 2)):
+        monkeypatch.setattr(tally, "values", {"": count})
 
     assert value(registry, "exemplars_taken_total") == 7
     assert value(registry, "exemplars_marked_total") == 5
@@ -84,7 +82,7 @@ def test_exemplars_are_counted_as_taken_and_while_they_are_shown(
 
 
 def test_refused_series_are_counted_by_metric(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "series_refused", {})
+    monkeypatch.setattr(metrics.series_refused, "values", {})
     jobs = Counter("jobs", "", ["a"], max_series=1, registry=registry)
     Counter("others", "", ["a"], registry=registry)
     Counter("elsewhere", "", ["a"], registry=CollectorRegistry())

@@ -46,15 +46,15 @@ class Counts:
     """Marks set and refused since it was made."""
 
     def __init__(self) -> None:
-        self._marked, self._refused = span.marked, span.refused
+        self._marked, self._refused = span.marked.total, span.refused.total
 
     @property
     def marked(self) -> int:
-        return span.marked - self._marked
+        return span.marked.total - self._marked
 
     @property
     def refused(self) -> int:
-        return span.refused - self._refused
+        return span.refused.total - self._refused
 
 
 # What may be shown

@@ -1,7 +1,14 @@
 """Private memory: the numbers of one series as plain Python objects."""
 
+from typing import Final
+
 from exemplars._lock import lock
 from exemplars.policy import Slot
+
+_NO_FLOORS: Final[dict[int, int]] = {}
+
+# Counts, sum, slots, and a number that changes with the slots.
+Reading = tuple[list[int], float, list[Slot | None], int]
 
 
 class Record:
@@ -10,19 +17,22 @@ class Record:
     Every change of a series passes through `add`, `set` or `put`, under the lock of the process, which the caller
     holds: a store that keeps the numbers elsewhere as well overrides these three. A counter and a gauge have one
     bucket; their value is *sum*. *exemplar_changes* counts what `put` did, so that a reader sees cheaply that nothing
-    changed.
+    changed. *floors* are timestamps (milliseconds) by bucket: of exemplars that are gone, and that none older or as
+    old may follow. They are replaced, never changed.
 
     The statements of `add` and `put` call nothing, so that even a signal handler that observes cannot come between the
     reading and the writing of a number: CPython looks for signals only at calls and jumps.
     """
 
-    __slots__ = ("counts", "exemplar_changes", "slots", "sum")
+    __slots__ = ("counts", "exemplar_changes", "floors", "set_at", "slots", "sum")
 
     def __init__(self, buckets: int) -> None:
         self.counts = [0] * buckets
         self.sum: float = 0.0
         self.slots: list[Slot | None] = [None] * buckets
         self.exemplar_changes = 0
+        self.floors = _NO_FLOORS
+        self.set_at = 0.0  # seconds, monotonic: of the last `set` that gave its time
 
     def add(self, index: int, amount: float) -> Slot | None:
         """Count one observation of *amount* in bucket *index*; what that bucket remembers."""
@@ -30,9 +40,10 @@ class Record:
         self.sum += amount
         return self.slots[index]
 
-    def set(self, value: float) -> None:
-        """Make *value* the sum: a gauge's value, or a counter's."""
+    def set(self, value: float, at: float = 0.0) -> None:
+        """Make *value* the sum: a gauge's value, or a counter's. *at* is when, for a gauge of the most recent value."""
         self.sum = value
+        self.set_at = at
 
     def put(self, index: int, slot: Slot, instead_of: Slot | None) -> bool:
         """Make *slot* what bucket *index* remembers, if that still is *instead_of*; tell whether it was."""
@@ -42,7 +53,12 @@ class Record:
         self.exemplar_changes += 1
         return True
 
-    def read(self) -> tuple[list[int], float, list[Slot | None], int]:
+    def last_timestamp(self, index: int) -> int | None:
+        """The timestamp, in milliseconds, above which bucket *index* shows the next exemplar; ``None``: any."""
+        slot = self.slots[index]
+        return slot.timestamp_ms if slot is not None else self.floors.get(index)
+
+    def read(self) -> Reading:
         """Counts, sum, slots and the number of exemplar changes, all of one moment. Takes the lock."""
         with lock:
             changes = self.exemplar_changes  # first: should one be put while the slots are copied, it counts as new

@@ -59,6 +59,6 @@ def _subject(
         lambda: read(registries, f"{byhand.DURATION}_count", "http_route"),
         exemplars=True,
         filled=policy is FRESH,
-        taken=lambda: metrics.taken,
+        taken=lambda: metrics.taken.total,
         share=variant.taken,
     )

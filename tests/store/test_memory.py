@@ -23,6 +23,7 @@ from exemplars import metrics
 from exemplars.exposition import render
 from exemplars.metrics import Counter, Gauge, Histogram
 from exemplars.policy import Policy, Slot
+from exemplars.store import worker
 from exemplars.store.memory import Record
 from tests.interruptions import every_moment, interrupted
 from tests.measured import Clock, Faults, shown
@@ -71,9 +72,9 @@ class Journal(Record):
         self.copy.add(index, amount)
         return super().add(index, amount)
 
-    def set(self, value: float) -> None:
-        self.copy.set(value)
-        super().set(value)
+    def set(self, value: float, at: float = 0.0) -> None:
+        self.copy.set(value, at)
+        super().set(value, at)
 
     def put(self, index: int, slot: Slot, instead_of: Slot | None) -> bool:
         kept = super().put(index, slot, instead_of)
@@ -97,7 +98,8 @@ def test_every_change_of_every_kind_of_metric_passes_through_add_set_or_put(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         clock = Clock(patch)
-        patch.setattr(metrics, "Record", Journal)
+        worker.attach()
+        patch.setattr(worker, "Record", Journal)
         histogram = Histogram("h", "d", registry=None, buckets=(1.0, 10.0), policy=NEWEST)
         counter = Counter("c", "d", registry=None, policy=NEWEST)
         gauge = Gauge("g", "d", registry=None)
@@ -113,7 +115,8 @@ def test_every_change_of_every_kind_of_metric_passes_through_add_set_or_put(
             clock.advance(0.001)
             calls[name](amount)
         for metric in (histogram, counter, gauge):
-            record = metric.series()[0].record
+            (child,) = cast(list[metrics.Child], metric.series())
+            record = child.record
             assert isinstance(record, Journal)
             assert record.copy.read() == record.read()
 
@@ -197,7 +200,7 @@ def test_code_that_observes_in_the_middle_of_an_observation_or_a_scrape_costs_no
             series = cast(list[metrics.Child], metric.series())
             assert len(series) == (2 if subject.series == "old" else 3)
             assert sum(child.record.sum for child in series) == 1.0 + 1.0 + 4.0 + 2.0 * (operation != "scrape")
-        observations = sum(sum(child.record.counts) for child in subject.histogram.series())
+        observations = sum(sum(each.read()[0]) for each in subject.histogram.series())
         assert observations == 3 + (operation != "scrape"), moment
 
         # No exemplar takes the place of one that is newer, or that it is not welcome to replace.

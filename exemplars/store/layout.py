@@ -1,0 +1,308 @@
+"""The bytes of a worker's file: what they mean, how they are made, how they are checked. Pure: no file is touched.
+
+A header of 64 bytes, then records without a gap, each a multiple of 16 bytes long. What many may read while one writes
+is either one aligned 8-byte number, which a machine stores at once, or bears a CRC-32: Python has no memory fences, so
+that nothing can be said by the order of two stores.
+
+    header   magic, version, a mark of the byte order; the offset after the last record; the process that wrote last
+    record   head of 16 bytes: length, kind, length of the key, offset of its schema, CRC-32 of these and the key; key
+    schema   its key is a `Schema` as JSON
+    series   its key are the label values as JSON; then sum and time of the last set (two doubles), a count per bucket,
+             a stamp per bucket, an exemplar of 40 bytes per bucket
+    labels   the labels of a caller's own exemplar, to which an exemplar without trace id points
+    free     room of a record that is no more
+
+A *stamp* is the exemplar's timestamp in milliseconds, times 2, plus 1 where only the time is left: the exemplar is
+gone, or was never written whole, but no older one may be shown any more. 0: there was none yet. An exemplar's checksum
+covers its stamp.
+"""
+
+import json
+import math
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from exemplars.policy import Slot
+
+VERSION: Final = 1
+# Tells a file of another layout, word size or byte order apart.
+MAGIC: Final = struct.pack("=8sII", b"exemplar", VERSION, 0x01020304)
+HEADER: Final = 64
+USED_AT: Final = 16  # offset of the offset after the last record
+PID_AT: Final = 24
+HEAD: Final = 16
+NUMBERS: Final = 16  # sum and time
+SLOT: Final = 40
+LABELS_TEXT: Final = 1032  # bytes: more than 128 code points of labels can take, at 6 for each in JSON
+LABELS_SIZE: Final = HEAD + 8 + LABELS_TEXT
+MAX_KEY: Final = 16_384  # bytes
+MAX_BUCKETS: Final = 1_000
+# Of a count. Above it the sum of many would leave its eight bytes.
+MAX_COUNT: Final = 2**56 - 1
+
+_HEAD: Final = struct.Struct("=IHHI")
+_CRC: Final = struct.Struct("=I")
+_U64: Final = struct.Struct("=Q")
+_SLOT: Final = struct.Struct("=d16s8sI")
+_TEXT: Final = struct.Struct("=II")
+_NUMBERS: Final = struct.Struct("=dd")
+_TENTHS: Final = 0xFFFFFFFF
+_METRIC_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*", re.ASCII)
+_LABEL_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
+
+
+class DamagedError(Exception):
+    """The bytes are not what this version writes. *reason* is one of `REASONS`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+# Why a file, or some of it, is left out: not of this layout, cut short, a check that fails, not to be opened or read.
+REASONS: Final = ("format", "truncated", "record", "unreadable")
+
+
+class Kind(IntEnum):
+    """What a record is."""
+
+    FREE = 0
+    SCHEMA = 1
+    SERIES = 2
+    LABELS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What makes two series one: registry, kind, name, unit, label names, upper bounds, a gauge's mode.
+
+    Series of another schema are never added to these, whatever their labels. *documentation* and *max_age* (seconds)
+    serve a worker that shows a metric it does not have itself; they make no difference.
+    """
+
+    registry: str
+    kind: str
+    name: str
+    unit: str = ""
+    labelnames: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+    mode: str = ""
+    documentation: str = field(default="", compare=False)
+    max_age: float = field(default=240.0, compare=False)
+
+    @property
+    def buckets(self) -> int:
+        """How many buckets its series have."""
+        return len(self.bounds) + 1
+
+    @property
+    def live(self) -> bool:
+        """Whether only workers that are alive count."""
+        return self.mode.startswith("live")
+
+    def encode(self) -> bytes:
+        """Its bytes as the key of a record."""
+        return json.dumps(
+            [
+                self.registry,
+                self.kind,
+                self.name,
+                self.unit,
+                self.labelnames,
+                self.bounds,
+                self.mode,
+                self.documentation,
+                self.max_age,
+            ]
+        ).encode()
+
+    @classmethod
+    def decode(cls, key: bytes) -> "Schema":
+        """The inverse of `encode`. Raises `DamagedError` for anything that is not a metric's."""
+        try:
+            registry, kind, name, unit, labelnames, bounds, mode, documentation, max_age = json.loads(key)
+            texts = (registry, kind, name, unit, mode, documentation, *labelnames)
+            if not all(isinstance(text, str) for text in texts) or kind not in ("histogram", "counter", "gauge"):
+                raise ValueError("not a metric's")
+            if not _METRIC_NAME.fullmatch(name) or not all(map(_LABEL_NAME.fullmatch, labelnames)):
+                raise ValueError("not a name")
+            bounds = tuple(map(float, bounds))
+            rising = all(lower < upper for lower, upper in zip(bounds, bounds[1:], strict=False))
+            if not rising or not all(map(math.isfinite, bounds)) or (kind == "histogram") != bool(bounds):
+                raise ValueError("not the bounds of a histogram")
+            if len(bounds) >= MAX_BUCKETS or not 0 < float(max_age) < math.inf:
+                raise ValueError("out of bounds")
+            return cls(registry, kind, name, unit, tuple(labelnames), bounds, mode, documentation, float(max_age))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DamagedError("record", f"a schema that is none: {error}") from None
+
+
+OVERFLOW_KEY: Final = b"true"
+
+
+def encode_labels(values: tuple[str, ...] | None) -> bytes:
+    """Label values as the key of a record; ``None``: the series that takes what is above ``max_series``."""
+    return OVERFLOW_KEY if values is None else json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def decode_labels(key: bytes, schema: Schema) -> tuple[str, ...] | None:
+    """The inverse of `encode_labels`. Raises `DamagedError` unless they are as many texts as *schema* has labels."""
+    if key == OVERFLOW_KEY and schema.labelnames:
+        return None
+    try:
+        values = json.loads(key)
+        if not isinstance(values, list) or len(values) != len(schema.labelnames):
+            raise ValueError(f"{len(schema.labelnames)} label values are wanted")
+        for value in values:
+            value.encode()
+        return tuple(values)
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise DamagedError("record", f"label values that are none: {error}") from None
+
+
+class Place(NamedTuple):
+    """Where the parts of a series' record are, as offsets from its beginning."""
+
+    numbers: int
+    counts: int
+    stamps: int
+    slots: int
+    end: int
+
+
+def padded(length: int) -> int:
+    """*length* rounded up to what a record's can be."""
+    return (length + 15) & ~15
+
+
+def place(key_length: int, buckets: int) -> Place:
+    """The parts of a series' record with a key of *key_length* bytes and *buckets* buckets."""
+    numbers = HEAD + padded(key_length)
+    counts = numbers + NUMBERS
+    stamps = counts + 8 * buckets
+    slots = stamps + 8 * buckets
+    return Place(numbers, counts, stamps, slots, padded(slots + SLOT * buckets))
+
+
+def header(pid: int) -> bytes:
+    """The header of a file without records."""
+    return (MAGIC + _U64.pack(HEADER) + _U64.pack(pid)).ljust(HEADER, b"\0")
+
+
+def used(data: bytes, size: int) -> int:
+    """The offset after the last record, of a file of *size* bytes that begins with *data*.
+
+    Raises `DamagedError`: ``format`` for a file of another kind or version, ``truncated`` where bytes are missing.
+    """
+    if len(data) < HEADER:
+        raise DamagedError("truncated", f"{len(data)} bytes are less than a header")
+    if data[: len(MAGIC)] != MAGIC:
+        raise DamagedError("format", "not written by this version of exemplars on this kind of machine")
+    end: int = _U64.unpack_from(data, USED_AT)[0]
+    if end < HEADER or end % 16:
+        raise DamagedError("record", f"{end} is no end of the records")
+    if end > size:
+        raise DamagedError("truncated", f"{size} bytes are left of {end}")
+    return end
+
+
+def head(length: int, kind: Kind, key: bytes = b"", schema: int = 0) -> bytes:
+    """Head and key of a record of *length* bytes; *schema* is the offset of its schema's record."""
+    start = _HEAD.pack(length, kind, len(key), schema)
+    return start + _CRC.pack(crc32(key, crc32(start))) + key
+
+
+class Head(NamedTuple):
+    """What a record's head says: `length` in bytes, `kind`, `key` and the offset of the schema."""
+
+    length: int
+    kind: int
+    key: bytes
+    schema: int
+
+
+def read_head(data: bytes, at: int, end: int) -> Head:
+    """The head of the record at offset *at*. Raises `DamagedError` unless its check holds and it ends by *end*."""
+    if at + HEAD > end:
+        raise DamagedError("record", f"no room for a record at {at}")
+    length, kind, key_length, schema = _HEAD.unpack_from(data, at)
+    key_at = at + HEAD
+    key = data[key_at : key_at + key_length]
+    if crc32(key, crc32(data[at : at + 12])) != _CRC.unpack_from(data, at + 12)[0]:
+        raise DamagedError("record", f"the check of the record at {at} fails")
+    if length < padded(HEAD + key_length) or length % 16 or at + length > end:
+        raise DamagedError("record", f"a record at {at} of {length} bytes")
+    return Head(length, kind, key, schema)
+
+
+def records(data: bytes, at: int, end: int) -> Iterator[tuple[int, Head]]:
+    """Offset and head of each record from *at* to *end*. Raises `DamagedError` at the first that is none."""
+    while at < end:
+        found = read_head(data, at, end)
+        yield at, found
+        at += found.length
+
+
+def stamp(timestamp_ms: int, *, only_time: bool = False) -> int:
+    """A timestamp as it stands beside an exemplar; *only_time*: there is none to show."""
+    return timestamp_ms * 2 + only_time
+
+
+def _folded(stamped: int) -> int:
+    """All 64 bits of a stamp as the 32 that a checksum can start from."""
+    return (stamped ^ stamped >> 32) & 0xFFFFFFFF
+
+
+def encode_slot(slot: Slot, labels_at: int = 0) -> bytes:
+    """The 40 bytes of *slot*; *labels_at* is where its own labels stand, if it has some."""
+    if slot.labels is None:
+        trace_id, span_id = slot.trace_id.to_bytes(16, "big"), slot.span_id.to_bytes(8, "big")
+    else:
+        trace_id, span_id = bytes(16), _U64.pack(labels_at)
+    body = _SLOT.pack(slot.value, trace_id, span_id, int(slot.taken_at * 10) & _TENTHS)
+    return body + _CRC.pack(crc32(body, _folded(stamp(slot.timestamp_ms))))
+
+
+def decode_slot(data: bytes | memoryview, at: int, stamped: int) -> Slot | None:
+    """The exemplar at *at* that bears *stamped*; ``None`` where its check fails, as in the middle of a write.
+
+    One without a trace id has its labels elsewhere in the file, at the offset that is its span id: see `decode_text`.
+    """
+    if crc32(data[at : at + 36], _folded(stamped)) != _CRC.unpack_from(data, at + 36)[0]:
+        return None
+    value, trace_id, span_id, tenths = _SLOT.unpack_from(data, at)
+    taken_at = tenths / 10
+    trace = int.from_bytes(trace_id, "big")
+    span = int.from_bytes(span_id, "big") if trace else _U64.unpack(span_id)[0]
+    return Slot(value, stamped >> 1, taken_at, taken_at, trace, span)
+
+
+def encode_text(labels: Mapping[str, str], stamped: int) -> bytes:
+    """What follows the head of a record of labels. Raises ``ValueError`` where they are too long for it."""
+    text = json.dumps(dict(labels), ensure_ascii=False, separators=(",", ":")).encode()
+    if len(text) > LABELS_TEXT:
+        raise ValueError(f"exemplar labels of {len(text)} bytes: at most {LABELS_TEXT}")
+    return _TEXT.pack(len(text), crc32(text, _folded(stamped))) + text
+
+
+def decode_text(data: bytes | memoryview, at: int, stamped: int) -> dict[str, str] | None:
+    """The labels at *at* of an exemplar that bears *stamped*; ``None`` where their check fails or they are none."""
+    if at + 8 > len(data):
+        return None
+    length, check = _TEXT.unpack_from(data, at)
+    text = bytes(data[at + 8 : at + 8 + min(length, LABELS_TEXT)])
+    if crc32(text, _folded(stamped)) != check:
+        return None
+    try:
+        labels = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    valid = isinstance(labels, dict) and all(
+        isinstance(value, str) and _LABEL_NAME.fullmatch(name) for name, value in labels.items()
+    )
+    return labels if valid else None

@@ -1,0 +1,391 @@
+"""The worker's own file: the numbers of its series, kept where other workers can read them."""
+
+import contextlib
+import mmap
+import os
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from exemplars.policy import Slot
+from exemplars.store import layout, ofd
+from exemplars.store.directory import Directory
+from exemplars.store.layout import DamagedError, Kind, Schema
+from exemplars.store.memory import Record
+
+_FIRST: Final = 65_536  # bytes of a new file; a multiple of the granularity of mappings
+_MOST: Final = 4_194_304  # bytes that it grows by at most; before, it doubles
+# Seconds. The spans behind younger exemplars may have died unsent with their process.
+_UNSENT: Final = 10.1  # with the rounding of the file
+
+Key = tuple[Schema, bytes]
+
+
+class FileRecord(Record):
+    """A record whose numbers stand in the worker's file as well.
+
+    The lists are the truth and the file is their copy, so that an observation costs one plain 8-byte store a number
+    more than in private memory, and reads nothing.
+    """
+
+    __slots__ = ("_at", "_file", "_file_counts", "_file_numbers", "_file_stamps", "_labels_at", "_length", "key")
+
+    def __init__(self, file: "OwnFile", at: int, key: Key) -> None:
+        super().__init__(key[0].buckets)
+        self.key = key
+        self._labels_at: dict[int, int] = {}
+        self.bind(file, at)
+
+    def bind(self, file: "OwnFile", at: int) -> None:
+        """Have the record of its key at offset *at* of *file* as its copy."""
+        schema, key = self.key
+        parts = layout.place(len(key), schema.buckets)
+        words = file.words(at, parts.end)
+        self._file, self._at, self._length = file, at, parts.end
+        self._file_numbers = words[parts.numbers : parts.counts].cast("d")
+        self._file_counts = words[parts.counts : parts.stamps].cast("Q")
+        self._file_stamps = words[parts.stamps : parts.slots].cast("Q")
+
+    def rebind(self, file: "OwnFile") -> None:
+        """Have the same place of *file* as its copy."""
+        self.bind(file, self._at)
+
+    def add(self, index: int, amount: float) -> Slot | None:
+        self.counts[index] = self._file_counts[index] = self.counts[index] + 1
+        self.sum = self._file_numbers[0] = self.sum + amount
+        return self.slots[index]
+
+    def set(self, value: float, at: float = 0.0) -> None:
+        self.sum = self._file_numbers[0] = value
+        self.set_at = self._file_numbers[1] = at
+
+    def put(self, index: int, slot: Slot, instead_of: Slot | None) -> bool:
+        if not super().put(index, slot, instead_of):
+            return False
+        while True:
+            self._store(index, slot)
+            latest = self.slots[index]
+            if latest is None or latest is slot:
+                return True
+            slot = latest  # a signal handler came in between: what is newer stays
+
+    def _store(self, index: int, slot: Slot) -> None:
+        labels_at = 0
+        stamped = layout.stamp(slot.timestamp_ms)
+        if slot.labels is not None:
+            try:
+                labels_at = self._file.store_labels(self._labels_at.get(index, 0), slot.labels, stamped)
+                self._labels_at[index] = labels_at
+            except (OSError, ValueError):  # no room: other workers are told when, so that they show none older
+                self._file_stamps[index] = stamped | 1
+                return
+        self._file.write(self._slot_at(index), layout.encode_slot(slot, labels_at))
+        self._file_stamps[index] = stamped
+
+    def _slot_at(self, index: int) -> int:
+        schema, key = self.key
+        return self._at + layout.place(len(key), schema.buckets).slots + layout.SLOT * index
+
+    def load(self, min_retention: float) -> None:
+        """Go on from what stands in the file; *min_retention* is that of the policy, in seconds."""
+        self.counts = self._file_counts.tolist()
+        self.sum, self.set_at = self._file_numbers.tolist()
+        for index, stamped in enumerate(self._file_stamps.tolist()):
+            if stamped & 1:
+                self.floors = {**self.floors, index: stamped >> 1}
+            elif stamped:
+                slot = self._file.slot(self._slot_at(index), stamped)
+                if slot is None:  # it was whole when the file was adopted
+                    self.floors = {**self.floors, index: stamped >> 1}
+                    continue
+                slot.held_until = slot.taken_at + min_retention
+                if slot.labels is not None:
+                    self._labels_at[index] = slot.span_id
+                self.slots[index] = slot
+
+    def save(self) -> None:
+        """Write all of the numbers to the file."""
+        self._file_numbers[0], self._file_numbers[1] = self.sum, self.set_at
+        for index, (count, slot) in enumerate(zip(self.counts, self.slots, strict=True)):
+            self._file_counts[index] = count
+            if slot is not None:
+                self._store(index, slot)
+            elif index in self.floors:
+                self._file_stamps[index] = layout.stamp(self.floors[index], only_time=True)
+
+    def free(self) -> None:
+        """Give its room in the file back: readers find it no more."""
+        self._file.free(self._at, self._length)
+        for at in self._labels_at.values():
+            self._file.free(at - layout.HEAD, layout.LABELS_SIZE)
+
+
+class OwnFile:
+    """A file of the group that this process owns: by an open-file-description lock, which ends with the process.
+
+    The locked descriptor is never mapped: a mapping keeps its file open, and with it the lock, also in a forked child.
+    Space is allocated before it is mapped, and never given back, as a store to what is not there would end the process.
+    All methods want the lock of the process.
+    """
+
+    def __init__(self, directory: Directory, name: str, lock_fd: int) -> None:
+        self.directory = directory
+        self.name = name
+        self.lock_fd = lock_fd
+        self.pid = os.getpid()
+        self._identity = _identity(os.fstat(lock_fd))
+        self._segments: list[tuple[int, int, memoryview]] = []
+        self._end = 0
+        self._used = 0
+        self._free: dict[int, list[int]] = {}
+        self._schemas: dict[Schema, int] = {}
+        # Series that stand in the file, and that this process has not asked for yet.
+        self.dormant: dict[Schema, dict[bytes, int]] = {}
+
+    @classmethod
+    def obtain(cls, directory: Directory, now: float) -> "OwnFile":
+        """The first file of *directory* that nobody owns, its numbers going on; or a new one.
+
+        *now* is seconds, monotonic: exemplars younger than ten seconds are dropped, and live gauges start from 0. The
+        caller holds the lock of *directory*. Raises ``OSError`` where there is no room.
+        """
+        names = directory.files()
+        for name in names:
+            with contextlib.suppress(OSError, DamagedError):
+                fd = directory.open(name, os.O_RDWR)
+                try:
+                    if ofd.take(fd):
+                        file = cls(directory, name, fd)
+                        file._adopt(now)
+                        return file
+                except BaseException:
+                    os.close(fd)
+                    raise
+                os.close(fd)
+        return cls._new(directory, names)
+
+    @classmethod
+    def _new(cls, directory: Directory, names: Iterable[str]) -> "OwnFile":
+        numbers = {int(name.rpartition("-")[2]) for name in names}
+        number = next(number for number in range(1, len(numbers) + 2) if number not in numbers)
+        name = f"worker-{number}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(name, flags, 0o600, dir_fd=directory.fd)
+        try:
+            if not ofd.take(fd):
+                raise BlockingIOError(f"{name} was just made, and is locked")
+            file = cls(directory, name, fd)
+            file._grow(_FIRST)
+            file.write(0, layout.header(file.pid))
+            file._used = layout.HEADER
+        except BaseException:
+            os.unlink(name, dir_fd=directory.fd)
+            os.close(fd)
+            raise
+        return file
+
+    def moved(self, directory: Directory) -> "OwnFile":
+        """A new file in *directory* with all that stands in this one, at the same offsets; this one is closed.
+
+        For a directory that was removed. Raises ``OSError`` where there is no room.
+        """
+        content = self.whole()
+        file = self._new(directory, directory.files())
+        try:
+            if self._end > file._end:
+                file._grow(self._end - file._end)
+            for start, end, view in file._segments:
+                part = content[max(start, layout.HEADER) : end]
+                view[max(start, layout.HEADER) - start :][: len(part)] = part
+            file._set_used(self._used)
+        except BaseException:
+            os.unlink(file.name, dir_fd=directory.fd)
+            file.close()
+            raise
+        file._free, file._schemas, file.dormant = self._free, self._schemas, self.dormant
+        self.close()
+        return file
+
+    def place(self, key: Key, min_retention: float) -> FileRecord:
+        """The record of *key*: what stands in the file, or a new one of zeroes. Raises ``OSError`` without room."""
+        schema, labels = key
+        at = self.dormant.get(schema, {}).pop(labels, 0)
+        if at:
+            record = FileRecord(self, at, key)
+            record.load(min_retention)
+            return record
+        if len(labels) > layout.MAX_KEY or schema.buckets > layout.MAX_BUCKETS:
+            raise ValueError(f"{schema.name} has labels of {len(labels)} bytes, or {schema.buckets} buckets: too many")
+        length = layout.place(len(labels), schema.buckets).end
+        return FileRecord(self, self._append(length, Kind.SERIES, labels, self._schema(schema)), key)
+
+    def free_dormant(self, schema: Schema, keys: Iterable[bytes]) -> None:
+        """Make room of the series with *keys* that this process has not asked for."""
+        for key in keys:
+            at = self.dormant.get(schema, {}).pop(key, 0)
+            if at:
+                self.free(at, layout.place(len(key), schema.buckets).end)
+
+    def free(self, at: int, length: int) -> None:
+        """Make room of the record at *at*."""
+        self.write(at, layout.head(length, Kind.FREE))
+        self._free.setdefault(length, []).append(at)
+
+    def store_labels(self, at: int, labels: Mapping[str, str], stamped: int) -> int:
+        """Write a caller's own exemplar labels at *at*, or where there is room if that is 0; return where."""
+        text = layout.encode_text(labels, stamped)
+        if not at:
+            at = self._append(layout.LABELS_SIZE, Kind.LABELS) + layout.HEAD
+        self.write(at, text)
+        return at
+
+    def slot(self, at: int, stamped: int) -> Slot | None:
+        """The exemplar at *at* that bears *stamped*, its labels with it; ``None`` where a check fails."""
+        slot = layout.decode_slot(self.words(at, layout.SLOT), 0, stamped)
+        if slot is not None and not slot.trace_id:
+            start, _, view = self._segment(slot.span_id)
+            slot.labels = layout.decode_text(view, slot.span_id - start, stamped)
+            if slot.labels is None:
+                return None
+        return slot
+
+    def is_ours(self) -> bool:
+        """Tell whether the locked descriptor still is: those who make daemons close whatever is open."""
+        try:
+            return _identity(os.fstat(self.lock_fd)) == self._identity
+        except OSError:
+            return False
+
+    def is_lost(self) -> bool:
+        """Tell whether the file, or its directory, was removed or replaced."""
+        if self.directory.lost():
+            return True
+        try:
+            found = os.stat(self.name, dir_fd=self.directory.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return True
+        return _identity(found) != self._identity
+
+    def close(self) -> None:
+        """Close the locked descriptor, without unlocking: after a fork the lock is the parent's as well."""
+        if self.is_ours():
+            os.close(self.lock_fd)
+
+    def write(self, at: int, data: bytes) -> None:
+        """Store *data* at *at*, in one segment."""
+        start, _, view = self._segment(at)
+        view[at - start : at - start + len(data)] = data
+
+    def words(self, at: int, length: int) -> memoryview:
+        """The *length* bytes at *at*, in one segment."""
+        start, _, view = self._segment(at)
+        return view[at - start : at - start + length]
+
+    def _segment(self, at: int) -> tuple[int, int, memoryview]:
+        return next(segment for segment in self._segments if segment[0] <= at < segment[1])
+
+    def whole(self) -> bytes:
+        """All that stands in the file. Through the mapping, as the descriptor may be closed."""
+        return b"".join([bytes(view) for _, _, view in self._segments])[: self._used]
+
+    def _schema(self, schema: Schema) -> int:
+        at = self._schemas.get(schema)
+        if at is None:
+            key = schema.encode()
+            if len(key) > layout.MAX_KEY:
+                raise ValueError(f"{schema.name} takes {len(key)} bytes to describe: too many")
+            at = self._append(layout.HEAD + layout.padded(len(key)), Kind.SCHEMA, key)
+            self._schemas[schema] = at
+        return at
+
+    def _append(self, length: int, kind: Kind, key: bytes = b"", schema: int = 0) -> int:
+        """The offset of a new record of zeroes."""
+        kept = self._free.get(length)
+        body_at = layout.HEAD + layout.padded(len(key))
+        if kept:
+            at = kept.pop()
+            self.write(at + body_at, bytes(length - body_at))
+            self.write(at, layout.head(length, kind, key, schema))
+            return at
+        left = self._end - self._used
+        if left < length:
+            self._grow(max(min(self._end, _MOST), -(-length // _FIRST) * _FIRST))
+            if left:  # a record is in one segment
+                self.write(self._used, layout.head(left, Kind.FREE))
+                self._set_used(self._used + left)
+        at = self._used
+        self.write(at, layout.head(length, kind, key, schema))
+        self._set_used(at + length)
+        return at
+
+    def _set_used(self, used: int) -> None:
+        self._used = used
+        self.words(0, layout.HEADER)[layout.USED_AT : layout.USED_AT + 8].cast("Q")[0] = used
+
+    def _grow(self, by: int) -> None:
+        os.posix_fallocate(self.lock_fd, self._end, by)
+        self._map(self._end, by)
+
+    def _map(self, start: int, length: int) -> None:
+        fd = self.directory.open(self.name, os.O_RDWR)
+        try:
+            if _identity(os.fstat(fd)) != self._identity:
+                raise FileNotFoundError(f"{self.name} was replaced")
+            self._segments.append((start, start + length, memoryview(mmap.mmap(fd, length, offset=start))))
+        finally:
+            os.close(fd)
+        self._end = start + length
+
+    def _adopt(self, now: float) -> None:
+        """Go on where the last owner was when it ended. Raises `DamagedError` for what it can not have left."""
+        size = os.fstat(self.lock_fd).st_size
+        data = os.pread(self.lock_fd, size, 0)
+        used = layout.used(data, size)
+        size -= size % mmap.ALLOCATIONGRANULARITY
+        if size < used:
+            raise DamagedError("truncated", f"{size} bytes in whole pages are left of {used}")
+        records = list(layout.records(data, layout.HEADER, used))
+        schemas = {at: Schema.decode(head.key) for at, head in records if head.kind == Kind.SCHEMA}
+        for _, head in records:
+            if head.kind == Kind.SERIES:
+                schema = schemas.get(head.schema)
+                if schema is None or layout.place(len(head.key), schema.buckets).end != head.length:
+                    raise DamagedError("record", "a series without its schema")
+        # Only a hole could be missing its space; a file of ours has none, but it may have been copied by somebody.
+        os.posix_fallocate(self.lock_fd, 0, size)
+        self._map(0, size)
+        self._used = used
+        self._schemas = {schema: at for at, schema in schemas.items()}
+        wanted: set[int] = set()
+        for at, head in records:
+            if head.kind == Kind.SERIES:
+                key = (schemas[head.schema], head.key)
+                wanted |= self._begin(at, key, now)
+                self.dormant.setdefault(key[0], {})[head.key] = at
+        for at, head in records:
+            if head.kind == Kind.LABELS and at + layout.HEAD not in wanted:
+                self.free(at, head.length)
+            elif head.kind == Kind.FREE:
+                self._free.setdefault(head.length, []).append(at)
+        self.words(0, layout.HEADER)[layout.PID_AT : layout.PID_AT + 8].cast("Q")[0] = self.pid
+
+    def _begin(self, at: int, key: Key, now: float) -> set[int]:
+        """Live gauges back to 0; exemplars that may lead nowhere to their time. Offsets of the labels that stay."""
+        schema, labels = key
+        parts = layout.place(len(labels), schema.buckets)
+        record = self.words(at, parts.end)
+        if schema.live:
+            record[parts.numbers : parts.counts] = bytes(layout.NUMBERS)
+        stamps = record[parts.stamps : parts.slots].cast("Q")
+        wanted = set()
+        for index, stamped in enumerate(stamps.tolist()):
+            if stamped and not stamped & 1:
+                slot = self.slot(at + parts.slots + layout.SLOT * index, stamped)
+                if slot is None or now - slot.taken_at < _UNSENT:
+                    stamps[index] = stamped | 1
+                elif slot.labels is not None:
+                    wanted.add(slot.span_id)
+        return wanted
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino

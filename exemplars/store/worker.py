@@ -1,0 +1,518 @@
+"""What this process shares: the numbers of its metrics go to a file of its group, if it belongs to one.
+
+Decided at the first observation or scrape, never at import: before, a server may still fork. Until then every series
+has a `Pending` record, and afterwards one in the file or in private memory.
+"""
+
+import logging
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, Protocol, TypeVar
+
+from exemplars import faults, tallies
+from exemplars._lock import lock
+from exemplars.policy import Policy, Slot
+from exemplars.store import directory as directories
+from exemplars.store import group, layout, ofd
+from exemplars.store.layout import Schema
+from exemplars.store.memory import Record
+from exemplars.store.reader import Merged, Reader
+from exemplars.store.shared import FileRecord, OwnFile
+
+_LOOK: Final = 5.0  # seconds
+_RETRY: Final = 1.0  # seconds between attempts to get what was refused: a directory, room, descriptors
+_PROCESS: Final = "-"  # in the place of a registry: numbers of the whole process
+# Made by the first worker of a group that was forked with numbers: it goes on with them, the others begin at 0.
+_INHERITED: Final = "inherited"
+
+_log = logging.getLogger("exemplars")
+monotonic = time.perf_counter
+
+
+class Series(Protocol):
+    """A series of this process: where its numbers are, and how its labels are written in a file."""
+
+    record: Record
+
+    @property
+    def key(self) -> bytes: ...
+
+
+class Subject(Protocol):
+    """A metric whose series may be shared."""
+
+    name: str
+    policy: Policy
+    schema: Schema | None  # None: not to be shared
+
+    def every_child(self) -> Iterable[Series]: ...
+
+
+class Pending(Record):
+    """A record before it is decided where numbers go; its first change decides."""
+
+    __slots__ = ("_successor",)
+
+    def __init__(self, buckets: int) -> None:
+        super().__init__(buckets)
+        self._successor: Record | None = None
+
+    def add(self, index: int, amount: float) -> Slot | None:
+        return self._settled().add(index, amount)
+
+    def set(self, value: float, at: float = 0.0) -> None:
+        self._settled().set(value, at)
+
+    def put(self, index: int, slot: Slot, instead_of: Slot | None) -> bool:
+        return self._settled().put(index, slot, instead_of)
+
+    def _settled(self) -> Record:
+        """The record that has taken this one's place; a private one where it belongs to no living metric."""
+        if self._successor is None:
+            attach()
+        if self._successor is None:
+            self.succeed(_private(self))
+        assert self._successor is not None
+        return self._successor
+
+    def succeed(self, record: Record) -> None:
+        """Send whoever still has this record to *record*."""
+        self._successor = record
+
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+def _going_on(record: RecordT, last: Record) -> RecordT:
+    """*record*, which is new, with the numbers of *last*."""
+    record.counts, record.sum, record.set_at = last.counts, last.sum, last.set_at
+    record.slots, record.floors, record.exemplar_changes = last.slots, last.floors, last.exemplar_changes
+    return record
+
+
+def _private(record: Record) -> Record:
+    """A record in private memory that goes on with the numbers of *record*."""
+    return _going_on(Record(len(record.counts)), record)
+
+
+# Of this process, changed under its lock.
+_subjects: "weakref.WeakSet[Subject]" = weakref.WeakSet()
+_decided = False
+_attaching = False
+_inherited = False  # whether there are numbers from before a fork
+_group: group.Group | None = None  # remembered: a worker that outlives its master is of the group still
+_own: OwnFile | None = None
+_reader: Reader | None = None
+_retry_at = 0.0
+_look_at = 0.0
+_told: dict[tuple[tallies.Tally, str], tuple[FileRecord, int]] = {}  # what the file has of the library's own numbers
+_reported: set[tuple[str, str]] = set()
+_said_own_only = False
+_said_private: set[str] = set()
+_checked = False
+
+
+def enrol(subject: Subject) -> None:
+    """Have the series of *subject* shared, now or when that is decided."""
+    with lock:
+        _subjects.add(subject)
+
+
+def check_configuration() -> None:
+    """Raise ``ValueError``, at the first metric, where the environment names a directory that cannot be used."""
+    global _checked
+    if not _checked and ofd.SUPPORTED:
+        directories.named()
+        _checked = True
+
+
+def to_be_shared() -> bool:
+    """Tell whether this process shares its numbers, or will once it counts."""
+    if _decided:
+        return _own is not None
+    if not ofd.SUPPORTED:
+        return False
+    return not isinstance(group.find(), str) or group.is_master() or directories.named() is not None
+
+
+def release(children: Mapping[tuple[str, ...], Series]) -> None:
+    """Take the series of a metric that is no more out of the file."""
+    with lock:
+        for series in list(children.values()):
+            _leave(series)
+
+
+def _leave(series: Series) -> None:
+    """Give the room of *series* in the file back; whoever still has it counts in private."""
+    record = series.record
+    if isinstance(record, FileRecord):
+        series.record = _private(record)
+        record.free()
+
+
+def record_for(subject: Subject, key: Callable[[], bytes], buckets: int) -> Record:
+    """The record of a new series of *subject*. The caller holds the lock. Never raises."""
+    if not _decided:
+        return Pending(buckets)
+    schema = subject.schema
+    if _own is not None and schema is not None:
+        try:
+            return _own.place((schema, key()), subject.policy.min_retention)
+        except Exception as error:
+            _refused(error)
+    return Record(buckets)
+
+
+def room(subject: Subject, key: Callable[[], bytes], most: int, there: int) -> bool:
+    """Tell whether *subject*, of which *there* series are in use, may have one more, of *most*.
+
+    Series that an earlier owner of the file left count as well: or each new worker would add as many again.
+    """
+    dormant = _own.dormant.get(subject.schema) if _own is not None and subject.schema is not None else None
+    return there < most if not dormant else there + len(dormant) < most or (there < most and key() in dormant)
+
+
+def drop(subject: Subject, gone: Iterable[Series], keys: Iterable[bytes]) -> None:
+    """Take series that were removed out of the file: those *gone* from *subject*, and what was left under *keys*.
+
+    Whoever still has one counts in private. Says, once, that other workers keep theirs. The caller holds the lock.
+    """
+    global _said_own_only
+    for series in gone:
+        _leave(series)
+    if _own is None or subject.schema is None:
+        return
+    _own.free_dormant(subject.schema, keys)
+    if not _said_own_only:
+        _said_own_only = True
+        _log.warning("remove() and clear() act on the worker that calls them: the others still show their own numbers")
+
+
+def left(subject: Subject) -> list[bytes]:
+    """The keys of series of *subject* that an earlier owner of the file left, and that nobody has asked for."""
+    return list(_own.dormant.get(subject.schema, ())) if _own is not None and subject.schema is not None else []
+
+
+def shared() -> bool:
+    """Whether this process shares its numbers."""
+    return _own is not None
+
+
+def workers() -> int:
+    """How many workers' numbers a page shows: 1 in private memory."""
+    return max(_reader.workers, 1) if _reader is not None else 1
+
+
+def is_shared(series: Series) -> bool:
+    """Tell whether other workers see the numbers of *series*."""
+    return isinstance(series.record, FileRecord)
+
+
+def merged(subject: Subject) -> list[Merged] | None:
+    """The series of *subject* as all workers have them, as of the last `refresh`; ``None`` in private memory."""
+    reader = _reader
+    if reader is None:
+        return None
+    schema = subject.schema
+    if schema is None:
+        _say_private(subject)
+        return None
+    return reader.series(schema)
+
+
+def schemas_elsewhere() -> list[Schema]:
+    """What there are series of, in whichever worker."""
+    return _reader.schemas() if _reader is not None else []
+
+
+def _say_private(subject: Subject) -> None:
+    """Say once of a metric that each worker counts by itself."""
+    if subject.name not in _said_private:
+        _said_private.add(subject.name)
+        _log.warning(
+            "%s is not shared, each worker shows its own: give its registry at construction, and do not use more than "
+            "a few registries",
+            subject.name,
+        )
+
+
+def tally(counted: tallies.Tally) -> dict[str, int]:
+    """The library's own numbers of all workers, by label value."""
+    values = dict(counted.values)
+    for series in _reader.series(_schema_of(counted)) if _reader is not None else ():
+        label = series.labels[0][1] if series.labels else ""
+        told = _told.get((counted, label))
+        values[label] = values.get(label, 0) - (told[1] if told else 0) + int(series.read()[1])
+    return values
+
+
+def refresh() -> Iterator[None]:
+    """Bring what `merged` gives up to date, in steps of a fraction of a millisecond. Raises nothing."""
+    try:
+        attach()
+        with lock:
+            _mend()
+            reader = _reader
+        if reader is not None:
+            yield from reader.refresh()
+    except Exception as error:
+        faults.note("store", error)
+
+
+def look_after(now: float) -> None:
+    """See, every few seconds, that the file is still there; *now* is seconds, monotonic. Never raises.
+
+    For a worker that is not scraped: others could not see its numbers, and nobody would tell it.
+    """
+    global _look_at
+    if now >= _look_at:
+        with lock:
+            _look_at = now + _LOOK
+            _mend()
+
+
+def attach() -> None:
+    """Decide where numbers go, and bring them there; once, and again where it failed. Never raises."""
+    global _decided, _attaching
+    with lock:
+        if _decided or _attaching:
+            return
+        _attaching = True
+        try:
+            _decide()
+        finally:
+            _decided = True
+            _attaching = False
+            _settle()
+
+
+def _decide() -> None:
+    """Join the group that this process belongs to, if there is one."""
+    global _group, _own, _reader, _retry_at
+    try:
+        if not ofd.SUPPORTED:
+            _log.info("numbers are in private memory: shared files are for Linux")
+            return
+        found = group.find()
+        named = directories.named()
+        if isinstance(found, str) and named is None:
+            _log.info("numbers are in private memory: %s", found)
+            return
+        _group = None if isinstance(found, str) else found
+        directory = directories.of_group(_group, named)
+        try:
+            with directory.locked():
+                own = OwnFile.obtain(directory, monotonic())
+                if _inherited:
+                    _share_inheritance(directory)
+            directories.remove_abandoned(directory)
+        except BaseException:
+            directory.close()
+            raise
+    except Exception as error:
+        _retry_at = monotonic() + _RETRY
+        faults.note("store", error, f"numbers are in private memory, each worker shows its own only: {error}")
+        return
+    _own = own
+    _reader = Reader(directory, _report)
+    _log.info(
+        "numbers are shared in %s, by %s",
+        directory.path,
+        f"the workers of {_group.server} {_group.master}" if _group is not None else f"all who name it in {named}",
+    )
+
+
+def _share_inheritance(directory: directories.Directory) -> None:
+    """Numbers from before the fork are those of all workers: one goes on with them."""
+    global _inherited
+    try:
+        os.close(os.open(_INHERITED, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory.fd))
+    except FileExistsError:
+        _to_zero(but_gauges=True)
+    _inherited = False
+
+
+def _to_zero(*, but_gauges: bool = False) -> None:
+    """Begin again in private memory. A gauge may say what a process is, as well after a fork; all else has happened."""
+    for subject in list(_subjects):
+        schema = subject.schema
+        for series in subject.every_child():
+            record = series.record
+            fresh = Pending(len(record.counts))
+            if but_gauges and schema is not None and schema.kind == "gauge":
+                fresh.sum, fresh.set_at = record.sum, record.set_at
+            series.record = fresh
+    for counted in tallies.ALL:
+        counted.clear()
+
+
+def _settle() -> None:
+    """Give every series its place: in the file, or in private memory. Again for those that found no room."""
+    for subject in list(_subjects):
+        schema = subject.schema
+        for series in list(subject.every_child()):
+            record = series.record
+            if isinstance(record, FileRecord):
+                continue
+            placed: Record | None = None
+            if _own is not None and schema is not None:
+                try:
+                    placed = _own.place((schema, series.key), subject.policy.min_retention)
+                    _go_on(placed, record, schema.kind == "gauge")
+                except Exception as error:
+                    _refused(error)
+            if placed is None and not isinstance(record, Pending):
+                continue
+            series.record = placed or _private(record)
+            if isinstance(record, Pending):
+                record.succeed(series.record)
+    for counted in tallies.ALL:
+        for label in list(counted.values):
+            _tell(counted, label)
+
+
+def _go_on(placed: FileRecord, record: Record, gauge: bool) -> None:
+    """Add the numbers of *record* to what an earlier owner of the file left."""
+    placed.counts = [here + there for here, there in zip(record.counts, placed.counts, strict=True)]
+    if not gauge:
+        placed.sum += record.sum
+    elif record.sum or record.set_at:
+        placed.sum, placed.set_at = record.sum, record.set_at
+    for index, slot in enumerate(record.slots):
+        last = placed.last_timestamp(index)
+        if slot is not None and (last is None or slot.timestamp_ms > last):
+            placed.slots[index] = slot
+    placed.exemplar_changes = record.exemplar_changes + 1
+    placed.save()
+
+
+def _mend() -> None:
+    """At each scrape: see whether the file still is what it was, and try again what failed."""
+    global _decided, _own, _reader, _retry_at
+    now = monotonic()
+    if _own is not None and not _own.is_ours():
+        # Closed by somebody, and perhaps another's by now. What stands in the file stays there: begin again.
+        _own, _reader = None, None
+        _to_zero()
+        _told.clear()
+        _decided = False
+        attach()
+        return
+    if now < _retry_at:
+        return
+    if _own is None:
+        if _retry_at:
+            _retry_at = 0.0
+            _decided = False
+            attach()
+        return
+    try:
+        if _own.is_lost():
+            _move()
+        elif _retry_at:
+            _retry_at = 0.0
+            _settle()
+    except Exception as error:
+        _refused(error)
+
+
+def _move() -> None:
+    """Make the directory, which was removed, anew, and bring all that stood in the file there."""
+    global _own, _reader
+    assert _own is not None
+    faults.note("store", detail=f"{_own.directory.path} was removed or replaced while in use: it is made anew")
+    directory = directories.of_group(_group, directories.named())
+    try:
+        with directory.locked():
+            moved = _own.moved(directory)
+    except BaseException:
+        directory.close()
+        raise
+    last, _own, _reader = _own, moved, Reader(directory, _report)
+    for subject in list(_subjects):
+        for series in subject.every_child():
+            if isinstance(series.record, FileRecord):
+                series.record.rebind(moved)
+    for record, _ in _told.values():
+        record.rebind(moved)
+    last.directory.close()
+
+
+def _refused(error: Exception) -> None:
+    """Note that there was no room: the series counts in private memory until there is."""
+    global _retry_at
+    _retry_at = monotonic() + _RETRY
+    faults.note("store", error, f"no room for a series in {_own.directory.path if _own else '?'}: {error}")
+
+
+def _report(reason: str, name: str, detail: str) -> None:
+    """Count a file that was left out of a scrape, and name it in the log, once for each reason."""
+    skipped.bump(reason)
+    assert _reader is not None
+    if (reason, name) not in _reported:
+        _reported.add((reason, name))
+        _log.warning(
+            "%s/%s is left out, or some of it, as %s: %s (counted in exemplars_files_skipped_total{reason=%r})",
+            _reader.directory.path,
+            name,
+            reason,
+            detail,
+            reason,
+        )
+
+
+skipped: Final = tallies.Tally(
+    "exemplars_files_skipped", "Files of workers, or parts of them, left out of a page.", "reason", layout.REASONS
+)
+
+
+def _schema_of(counted: tallies.Tally) -> Schema:
+    labelnames = (counted.label,) if counted.label else ()
+    return Schema(_PROCESS, "counter", counted.name, labelnames=labelnames, documentation=counted.documentation)
+
+
+def _tell(counted: tallies.Tally, label: str) -> None:
+    """Bring one of the library's own numbers to the file. Without room it stays untold until the next try."""
+    if _own is None or _attaching:
+        return
+    value = counted.values[label]
+    told = _told.get((counted, label))
+    if told is None:
+        if not value:
+            return
+        key = (_schema_of(counted), layout.encode_labels((label,) if counted.label else ()))
+        try:
+            told = (_own.place(key, 0.0), 0)
+        except Exception:  # noted would be to be told
+            return
+    record, before = told
+    _told[counted, label] = (record, value)
+    record.add(0, float(value - before))
+
+
+tallies.changed = _tell
+
+
+def _after_fork() -> None:
+    """In a forked child: nothing of the parent's is written or owned any more. Opens nothing, logs nothing."""
+    global _decided, _attaching, _own, _reader, _inherited, _retry_at
+    _inherited = _own is None
+    if _own is not None:
+        _own.close()
+        _to_zero()
+    elif _decided:
+        for subject in list(_subjects):
+            for series in subject.every_child():
+                record = series.record
+                series.record = _going_on(Pending(len(record.counts)), record)
+    _decided = _attaching = False
+    _own, _reader, _retry_at = None, None, 0.0
+    _told.clear()
+    _reported.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+group.at_unhooked_fork(_after_fork)
