@@ -30,6 +30,7 @@ def test_every_number_is_there_from_the_start(registry: CollectorRegistry) -> No
         "exemplars_marks_refused_total",
         "exemplars_exposed",
         "exemplars_errors_total",
+        "exemplars_files_skipped_total",
         "exemplars_plain_text_scrapes_total",
         "exemplars_workers",
         "exemplars_shared",
