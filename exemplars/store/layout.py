@@ -10,7 +10,8 @@ that nothing can be said by the order of two stores.
     series   its key are the label values as JSON; then sum and time of the last set (two doubles), a count per bucket,
              a stamp per bucket, an exemplar of 40 bytes per bucket
     labels   the labels of a caller's own exemplar, to which an exemplar without trace id points
-    free     room of a record that is no more
+    free     room of a record that is no more. A record is freed, and its room used again, by storing the first eight
+             bytes of its head, so that whenever a process ends, the records behind it can be found; without a check
 
 A *stamp* is the exemplar's timestamp in milliseconds, times 2, plus 1 where only the time is left: the exemplar is
 gone, or was never written whole, but no older one may be shown any more. 0: there was none yet. An exemplar's checksum
@@ -46,6 +47,7 @@ MAX_BUCKETS: Final = 1_000
 MAX_COUNT: Final = 2**56 - 1
 
 _HEAD: Final = struct.Struct("=IHHI")
+_WORD: Final = struct.Struct("=IHH")
 _CRC: Final = struct.Struct("=I")
 _U64: Final = struct.Struct("=Q")
 _SLOT: Final = struct.Struct("=d16s8sI")
@@ -71,10 +73,11 @@ REASONS: Final = ("format", "truncated", "record", "unreadable")
 class Kind(IntEnum):
     """What a record is."""
 
-    FREE = 0
-    SCHEMA = 1
-    SERIES = 2
-    LABELS = 3
+    # Far apart, as the check of a head does not hold while its record is free.
+    FREE = 0xF4EE
+    SCHEMA = 0x5C1D
+    SERIES = 0x2BE3
+    LABELS = 0x8B17
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +220,11 @@ def head(length: int, kind: Kind, key: bytes = b"", schema: int = 0) -> bytes:
     return start + _CRC.pack(crc32(key, crc32(start))) + key
 
 
+def first_word(length: int, kind: Kind, key_length: int = 0) -> bytes:
+    """The first eight bytes of a head."""
+    return _WORD.pack(length, kind, key_length)
+
+
 class Head(NamedTuple):
     """What a record's head says: `length` in bytes, `kind`, `key` and the offset of the schema."""
 
@@ -228,9 +236,13 @@ class Head(NamedTuple):
 
 def read_head(data: bytes, at: int, end: int) -> Head:
     """The head of the record at offset *at*. Raises `DamagedError` unless its check holds and it ends by *end*."""
-    if at + HEAD > end:
+    if at < HEADER or at % 16 or at + HEAD > end:
         raise DamagedError("record", f"no room for a record at {at}")
     length, kind, key_length, schema = _HEAD.unpack_from(data, at)
+    if kind == Kind.FREE:
+        if length < HEAD or length % 16 or at + length > end:
+            raise DamagedError("record", f"free room of {length} bytes at {at}")
+        return Head(length, kind, b"", 0)
     key_at = at + HEAD
     key = data[key_at : key_at + key_length]
     if crc32(key, crc32(data[at : at + 12])) != _CRC.unpack_from(data, at + 12)[0]:

@@ -317,16 +317,25 @@ class Reader:
             yield from self._walk(file, changed)
 
     def _walk(self, file: _File, changed: dict[Merged, bool]) -> Iterator[None]:
-        """Take up the records of *file* that are not known yet."""
+        """Take up the records of *file* that are not known yet; read all of it once more where one does not check."""
         try:
-            for number, (at, head) in enumerate(layout.records(file.data, file.walked, len(file.data)), 1):
-                if head.kind == Kind.SERIES:
-                    self._take_up(file, at, head, changed)
-                file.walked = at + head.length
-                if number % _STEP == 0:
-                    yield
-        except DamagedError as error:
+            try:
+                yield from self._walk_once(file, changed)
+            except DamagedError:
+                data, _ = self._read(file.name)
+                self._forget(file, changed)
+                file.data = data
+                yield from self._walk_once(file, changed)
+        except (DamagedError, OSError) as error:
             file.damage = str(error)
+
+    def _walk_once(self, file: _File, changed: dict[Merged, bool]) -> Iterator[None]:
+        for number, (at, head) in enumerate(layout.records(file.data, file.walked, len(file.data)), 1):
+            if head.kind == Kind.SERIES:
+                self._take_up(file, at, head, changed)
+            file.walked = at + head.length
+            if number % _STEP == 0:
+                yield
 
     def _take_up(self, file: _File, at: int, head: layout.Head, changed: dict[Merged, bool]) -> None:
         schema = file.schemas.get(head.schema)

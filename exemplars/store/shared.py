@@ -3,6 +3,7 @@
 import contextlib
 import mmap
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -227,7 +228,7 @@ class OwnFile:
 
     def free(self, at: int, length: int) -> None:
         """Make room of the record at *at*."""
-        self.write(at, layout.head(length, Kind.FREE))
+        self._begin_record(at, layout.first_word(length, Kind.FREE))
         self._free.setdefault(length, []).append(at)
 
     def store_labels(self, at: int, labels: Mapping[str, str], stamped: int) -> int:
@@ -300,22 +301,26 @@ class OwnFile:
     def _append(self, length: int, kind: Kind, key: bytes = b"", schema: int = 0) -> int:
         """The offset of a new record of zeroes."""
         kept = self._free.get(length)
-        body_at = layout.HEAD + layout.padded(len(key))
         if kept:
             at = kept.pop()
-            self.write(at + body_at, bytes(length - body_at))
-            self.write(at, layout.head(length, kind, key, schema))
+            head = layout.head(length, kind, key, schema)
+            self.write(at + 8, head[8:] + bytes(length - len(head)))
+            self._begin_record(at, head[:8])
             return at
         left = self._end - self._used
         if left < length:
             self._grow(max(min(self._end, _MOST), -(-length // _FIRST) * _FIRST))
             if left:  # a record is in one segment
-                self.write(self._used, layout.head(left, Kind.FREE))
+                self._begin_record(self._used, layout.first_word(left, Kind.FREE))
                 self._set_used(self._used + left)
         at = self._used
         self.write(at, layout.head(length, kind, key, schema))
         self._set_used(at + length)
         return at
+
+    def _begin_record(self, at: int, first_word: bytes) -> None:
+        """Store the first eight bytes of a head at once, which makes the record at *at* what they say."""
+        self.words(at, 8).cast("Q")[0] = int.from_bytes(first_word, sys.byteorder)
 
     def _set_used(self, used: int) -> None:
         self._used = used
