@@ -13,7 +13,7 @@ from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from prometheus_client import REGISTRY
 
-from exemplars import Counter, Gauge, Histogram, Policy, render, span
+from exemplars import Counter, Gauge, Histogram, Policy, make_wsgi_app, render, span
 
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
 BOUNDS: Final = (1.0, 2.0, 4.0, 8.0)
@@ -23,6 +23,7 @@ _POLICY: Final = Policy(min_retention=0.0)
 histogram: Final = Histogram("subject_seconds", "A histogram.", ["series"], buckets=BOUNDS, policy=_POLICY)
 counter: Final = Counter("subject", "A counter.", ["series"], policy=_POLICY)
 gauge: Final = Gauge("subject_gauge", "A gauge.", ["series"], multiprocess_mode="sum")
+make_wsgi_app()  # which brings the library's own metrics to the registry
 
 
 def observe(number: int, series: str) -> None:
