@@ -92,23 +92,20 @@ def _gunicorn() -> Group | str | None:
     """By the worker object, which knows its pid and that of the arbiter that made it."""
     if (arbiters := sys.modules.get("gunicorn.arbiter")) is None:
         return None
-    arbiter_class: type = arbiters.Arbiter
-    worker_class: type | tuple[()] = getattr(sys.modules.get("gunicorn.workers.base"), "Worker", ())
+    arbiter_class: Any = arbiters.Arbiter
+    worker_class: Any = getattr(sys.modules.get("gunicorn.workers.base"), "Worker", ())
     objects = list(_handlers_and_callers())
     for worker in objects:
         if isinstance(worker, worker_class) and worker.pid == os.getpid():
             return Group("gunicorn", worker.ppid, "") if worker.ppid == os.getppid() else _ORPHAN
-    found: str | None = None
-    for other in objects:
-        if isinstance(other, arbiter_class) and getattr(other, "pid", None) in (None, os.getpid()):
+    for arbiter in objects:
+        if isinstance(arbiter, arbiter_class) and getattr(arbiter, "pid", None) in (None, os.getpid()):
             return _MASTER  # it has no pid yet while it preloads
-        if isinstance(other, (arbiter_class, worker_class)):
-            found = _CHILD
-    return found
+    return _CHILD if any(isinstance(each, (arbiter_class, worker_class)) for each in objects) else None
 
 
 def _handlers_and_callers() -> Iterator[Any]:
-    """Objects whose methods handle signals, then the arbiter whose methods called the main thread's code, and its worker.
+    """Objects whose methods handle signals, and the arbiter, with its worker, in whose methods the main thread is.
 
     Either may miss the worker: one of asyncio handles signals in its loop, and a greenlet's frames end with itself.
     """
