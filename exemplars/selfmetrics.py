@@ -47,9 +47,7 @@ class SelfMetrics(Collector):
             _counter(worker.skipped),
             GaugeMetricFamily("exemplars_exposed", "Exemplars that are shown now.", exposed),
             GaugeMetricFamily("exemplars_workers", "Workers whose numbers this page shows.", worker.workers()),
-            GaugeMetricFamily(
-                "exemplars_shared", "Whether workers share their numbers: 1, else 0.", worker.shared()
-            ),
+            GaugeMetricFamily("exemplars_shared", "Whether workers share their numbers: 1, else 0.", worker.shared()),
         ]
 
 

@@ -165,7 +165,7 @@ class OwnFile:
         return cls._new(directory, names)
 
     @classmethod
-    def _new(cls, directory: Directory, names: Iterable[str]) -> "OwnFile":
+    def _new(cls, directory: Directory, names: Iterable[str], size: int = _FIRST) -> "OwnFile":
         numbers = {int(name.rpartition("-")[2]) for name in names}
         number = next(number for number in range(1, len(numbers) + 2) if number not in numbers)
         name = f"worker-{number}"
@@ -175,7 +175,7 @@ class OwnFile:
             if not ofd.take(fd):
                 raise BlockingIOError(f"{name} was just made, and is locked")
             file = cls(directory, name, fd)
-            file._grow(_FIRST)
+            file._grow(size)
             file.write(0, layout.header(file.pid))
             file._used = layout.HEADER
         except BaseException:
@@ -190,18 +190,9 @@ class OwnFile:
         For a directory that was removed. Raises ``OSError`` where there is no room.
         """
         content = self.whole()
-        file = self._new(directory, directory.files())
-        try:
-            if self._end > file._end:
-                file._grow(self._end - file._end)
-            for start, end, view in file._segments:
-                part = content[max(start, layout.HEADER) : end]
-                view[max(start, layout.HEADER) - start :][: len(part)] = part
-            file._set_used(self._used)
-        except BaseException:
-            os.unlink(file.name, dir_fd=directory.fd)
-            file.close()
-            raise
+        file = self._new(directory, directory.files(), self._end)  # in one segment, as records may be anywhere
+        file.write(layout.HEADER, content[layout.HEADER :])
+        file._set_used(self._used)
         file._free, file._schemas, file.dormant = self._free, self._schemas, self.dormant
         self.close()
         return file
@@ -243,7 +234,10 @@ class OwnFile:
         """The exemplar at *at* that bears *stamped*, its labels with it; ``None`` where a check fails."""
         slot = layout.decode_slot(self.words(at, layout.SLOT), 0, stamped)
         if slot is not None and not slot.trace_id:
-            start, _, view = self._segment(slot.span_id)
+            try:
+                start, _, view = self._segment(slot.span_id)
+            except DamagedError:
+                return None
             slot.labels = layout.decode_text(view, slot.span_id - start, stamped)
             if slot.labels is None:
                 return None
@@ -282,7 +276,10 @@ class OwnFile:
         return view[at - start : at - start + length]
 
     def _segment(self, at: int) -> tuple[int, int, memoryview]:
-        return next(segment for segment in self._segments if segment[0] <= at < segment[1])
+        for segment in self._segments:
+            if segment[0] <= at < segment[1]:
+                return segment
+        raise DamagedError("record", f"{at} is beyond the end of the file")
 
     def whole(self) -> bytes:
         """All that stands in the file. Through the mapping, as the descriptor may be closed."""
@@ -382,13 +379,13 @@ class OwnFile:
             record[parts.numbers : parts.counts] = bytes(layout.NUMBERS)
         stamps = record[parts.stamps : parts.slots].cast("Q")
         wanted = set()
-        for index, stamped in enumerate(stamps.tolist()):
+        slots = layout.glance_at_slots(record[parts.slots :], schema.buckets)
+        for index, (stamped, (taken_at, labels_at)) in enumerate(zip(stamps.tolist(), slots, strict=True)):
             if stamped and not stamped & 1:
-                slot = self.slot(at + parts.slots + layout.SLOT * index, stamped)
-                if slot is None or now - slot.taken_at < _UNSENT:
+                if now - taken_at < _UNSENT:
                     stamps[index] = stamped | 1
-                elif slot.labels is not None:
-                    wanted.add(slot.span_id)
+                else:
+                    wanted.add(labels_at)
         return wanted
 
 

@@ -320,7 +320,9 @@ def _decide() -> None:
     _log.info(
         "numbers are shared in %s, by %s",
         directory.path,
-        f"the workers of {_group.server} {_group.master}" if _group is not None else f"all who name it in {named}",
+        f"the workers of {_group.server} {_group.master}"
+        if _group is not None
+        else f"all who name it in {named and named[0]}",
     )
 
 
