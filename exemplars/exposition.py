@@ -16,7 +16,7 @@ from prometheus_client.exposition import generate_latest as encode_text
 from prometheus_client.openmetrics.exposition import generate_latest as encode_openmetrics
 from prometheus_client.utils import floatToGoString
 
-from exemplars import faults, metrics, semconv
+from exemplars import beside, faults, metrics, semconv
 from exemplars.metrics import Histogram, Metric, Series
 from exemplars.negotiation import Format, choose
 from exemplars.policy import Slot
@@ -85,8 +85,10 @@ def _registered(
             exposed += yield from _ours(collector, chosen, wanted)
         elif isinstance(collector, SelfMetrics):
             own = collector
-        else:
+        elif not beside.is_of_one_worker(collector):
             yield from _foreign(collector.collect, chosen, wanted, ours)
+    taken = {name for other in collectors if not beside.is_of_one_worker(other) for name in collectors[other]}
+    yield from _foreign(lambda: beside.merged(registry, collectors, wanted), chosen, wanted, taken)
     known = {name for registered in collectors.values() for name in registered}
     for metric in metrics.metrics_elsewhere(registry, known):
         exposed += yield from _ours(metric, chosen, wanted)
@@ -302,7 +304,7 @@ def _family(family: MetricFamily, chosen: Format, wanted: Set[str], ours: Set[st
         names = {family.name, *(sample.name for sample in family.samples)}
         clash = names.intersection(ours)
         if clash:
-            faults.note("duplicate_family", detail=f"{min(clash)} is also the name of a metric of exemplars: left out")
+            faults.note("duplicate_family", detail=f"{min(clash)} is the name of another metric as well: left out")
             return b""
         return _encode(family, names, chosen)
     except Exception as error:

@@ -26,7 +26,7 @@ LAYERS: Final = (
     (2, ("options",)),
     (3, ("span", "store")),
     (4, ("metrics",)),
-    (5, ("selfmetrics", "negotiation")),
+    (5, ("beside", "selfmetrics", "negotiation")),
     (5, ("exposition",)),
     (6, ("endpoint", "routes")),
     (7, ("recorder",)),
