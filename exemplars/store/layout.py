@@ -142,7 +142,7 @@ class Schema:
             if len(bounds) >= MAX_BUCKETS or not 0 < float(max_age) < math.inf:
                 raise ValueError("out of bounds")
             return cls(registry, kind, name, unit, tuple(labelnames), bounds, mode, documentation, float(max_age))
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise DamagedError("record", f"a schema that is none: {error}") from None
 
 
