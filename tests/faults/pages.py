@@ -87,8 +87,6 @@ class Rules:
         self.pages.append((page.started, page.ended, page.counts()))
         self.workers.add(page.worker)
         for family in page.families.values():
-            if family.name.startswith(("python_", "process_")):
-                continue
             below = 0.0
             for sample in family.samples:
                 series = sample.name, tuple(sorted(sample.labels.items()))

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,14 +73,16 @@ def children_of(pid: int) -> set[int]:
 
 
 def files_of(pid: int) -> set[Path]:
-    """The workers' files that the process has open."""
+    """The workers' files that the process has open for writing."""
     found = set()
     with contextlib.suppress(OSError):
         for link in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
                 target = Path(os.readlink(link))
                 if re.fullmatch(r"worker-\d+", target.name):
-                    found.add(target)
+                    flags = re.search(r"^flags:\s+(\d+)", Path(f"/proc/{pid}/fdinfo/{link.name}").read_text(), re.M)
+                    if flags is not None and int(flags[1], 8) & os.O_RDWR:
+                        found.add(target)
     return found
 
 
@@ -118,7 +121,12 @@ def running(
     def address() -> tuple[str, int] | None:
         assert process.poll() is None, log.read_text()
         found = re.search(r"http://(127\.0\.0\.1):([1-9]\d*)", log.read_text())
-        return (found[1], int(found[2])) if found else None
+        if found is None:
+            return None
+        here = found[1], int(found[2])
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(here, PATIENCE):
+            return here
+        return None  # uvicorn binds before a worker listens
 
     try:
         yield Server(*eventually(address, f"{command[0]} to listen", log.read_text), process.pid, log)
