@@ -23,19 +23,19 @@ BODY: Final = b'{"a":1}'
 
 @dataclass(frozen=True)
 class Load:
-    """Requests of one kind. With *cancelled* the server cancels them before the response starts."""
+    """Requests of one kind."""
 
     method: str
     path: str
     times: int
     body: bytes = b""
-    cancelled: bool = False
+    scheme: str = "http"
 
 
 # The numbers differ, so that what is counted in the wrong place is seen.
 LOADS: Final = (
     Load("GET", "/items/7", 8),
-    Load("GET", "/items/8", 5),
+    Load("GET", "/items/8", 5, scheme="https"),
     Load("GET", "/items/nine", 3),
     Load("POST", "/items", 4, BODY),
     Load("GET", "/api/things/1", 6),
@@ -47,7 +47,8 @@ LOADS: Final = (
     Load("XYZ", "/only-get", 1),
     Load("GET", "/nowhere", 9),
 )
-CANCELLED: Final = Load("GET", "/waits", 2, cancelled=True)
+# Cancelled before the response starts.
+CANCELLED: Final = Load("GET", "/waits", 2)
 
 
 def fastapi() -> Any:
@@ -278,10 +279,12 @@ def put_through(app: Any, asgi: bool) -> None:
         for _ in range(kind.times):
             if asgi:
                 headers = [("content-length", str(len(kind.body))), ("content-type", "application/json")]
-                scope = make_scope(kind.path, method=kind.method, headers=headers if kind.body else [])
+                headers = headers if kind.body else []
+                scope = make_scope(kind.path, method=kind.method, headers=headers, scheme=kind.scheme)
                 run_asgi(app, scope, body=[kind.body])
             else:
-                run_wsgi(app, make_environ(kind.path, method=kind.method, body=kind.body))
+                environ = make_environ(kind.path, method=kind.method, body=kind.body)
+                run_wsgi(app, environ | {"wsgi.url_scheme": kind.scheme})
 
 
 def main(peer: str, what: str) -> None:
