@@ -88,11 +88,12 @@ QUESTIONS: Final[dict[str, Callable[[], object]]] = {
     "/process": lambda: started("fork"),
     "/spawned": lambda: started("spawn"),
     "/pool": in_pool,
-    "/hook": lambda: after_c_fork,
+    "/hooked": lambda: {"pid": os.getpid(), "hooked": after_c_fork},
 }
 
 
 def answer(path: str) -> bytes:
+    time.sleep(0.01)  # what is asked meanwhile is for another worker
     return json.dumps(QUESTIONS[path]()).encode()
 
 
