@@ -345,6 +345,8 @@ def _to_zero(*, but_gauges: bool = False) -> None:
             fresh = Pending(len(record.counts))
             if but_gauges and schema is not None and schema.kind == "gauge":
                 fresh.sum, fresh.set_at = record.sum, record.set_at
+            if isinstance(record, Pending):
+                record.succeed(fresh)  # its first change may be what has us decide
             series.record = fresh
     for counted in tallies.ALL:
         counted.clear()
