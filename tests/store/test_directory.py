@@ -895,6 +895,9 @@ def test_a_directory_made_anew_is_another(found: Directory) -> None:
         assert anew.path == found.path
         assert found.lost()
         assert not anew.lost()
+        os.dup2(anew.fd, found.fd, inheritable=False)
+        assert found.lost(), "also where somebody closed the first, and the second has got its number"
+        os.close(found.fd)
 
 
 def test_a_descriptor_closed_behind_its_back_is_lost_and_not_closed_again(place: Path) -> None:
@@ -1047,13 +1050,31 @@ def test_somebody_elses_is_left(here: Directory) -> None:
 
 
 def test_one_that_resists_does_not_keep_the_others(here: Directory) -> None:
-    paths = [abandoned(here, start=str(start)) for start in range(1, 6)]
-    (paths[1] / "notes.txt").touch()
-    lock = os.open(paths[3] / "lock", os.O_RDWR)
+    paths = [abandoned(here, start=str(start)) for start in range(1, 8)]
+    for refused in (paths[0], paths[-1]):  # whichever is looked at first
+        (refused / "worker-1").unlink()
+        os.mkfifo(refused / "worker-1")
+    (paths[2] / "notes.txt").touch()
+    lock = os.open(paths[4] / "lock", os.O_RDWR)
     assert ofd.take(lock)
     assert remove_abandoned(here) == 3
-    assert [path.exists() for path in paths] == [False, True, False, True, False]
+    assert [path.exists() for path in paths] == [True, False, True, False, True, False, True]
     os.close(lock)
+
+
+def test_the_lock_is_removed_last(here: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who finds none makes another, and is alone with it: then nothing may be removed any more."""
+    abandoned(here, start="1")
+    real, order = os.unlink, list[str]()
+
+    def unlink(name: str, *, dir_fd: int) -> None:
+        order.append(name)
+        real(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    assert remove_abandoned(here) == 1
+    assert set(order) == {"lock", "worker-1", "worker-12"}
+    assert order[-1] == "lock"
 
 
 def test_what_an_earlier_removal_left_half_done_is_finished(here: Directory) -> None:
