@@ -14,7 +14,7 @@ from opentelemetry import trace
 # OpenTelemetry's instrumentation emits its stable metric names only when asked to, before it is made.
 os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
 
-from . import asgi, profiling, readme, render, report, requests, wsgi
+from . import asgi, observations, profiling, readme, render, report, requests, served, workers, wsgi
 from .result import ROWS, Cell, Row
 from .spans import SAMPLED
 
@@ -24,15 +24,18 @@ HERE = Path(__file__).parent
 def arguments(args: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--row", action="append", choices=ROWS, help="only this row (may be given again)")
-    parser.add_argument("--rounds", type=int, default=151, help="rounds for requests (%(default)s); pages take half")
+    parser.add_argument("--rounds", type=int, default=151, help="rounds for requests (%(default)s); pages take fewer")
     parser.add_argument("--block", type=int, default=180, help="requests in a row of one contender (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="a smoke run: it proves everything but the speed")
     parser.add_argument("--output", type=Path, help="where the results go; a whole run keeps them beside the code")
-    parser.add_argument("--profile", choices=ROWS, help="print where our time goes in this row instead")
+    parser.add_argument(
+        "--profile", choices=("asgi", "wsgi", "render"), help="print where our time goes in this row instead"
+    )
     return parser.parse_args(args)
 
 
 def cells(rows: Sequence[Row], rounds: int, block: int) -> Iterator[Cell]:
+    # First those that nothing else in this process may slow down.
     if "render" in rows:
         yield render.measure(max(rounds // 2, 1))
     modules: dict[Row, ModuleType] = {"asgi": asgi, "wsgi": wsgi}
@@ -41,6 +44,12 @@ def cells(rows: Sequence[Row], rounds: int, block: int) -> Iterator[Cell]:
             with closing(module.Interface()) as interface:
                 for setting in requests.settings(module.APPS):
                     yield requests.measure(row, setting, interface, module.subjects, rounds, block)
+    if "shared" in rows:
+        yield observations.measure(rounds, block)
+    if "workers" in rows or "loop" in rows:
+        yield from workers.measure(rows, max(rounds // 5, 1))
+    if "cpu" in rows:
+        yield served.measure(2 * rounds, block // 2)
 
 
 def main() -> None:

@@ -18,6 +18,8 @@ ALL_NEW: Final = f"{OURS}, every exemplar new"
 # A slot is fresh while its retention lasts: here longer than any run, or shorter than any request.
 FRESH: Final = Policy(min_retention=3600.0, max_age=3600.0)
 EXPIRED: Final = Policy(min_retention=1e-6)
+# One that may be replaced at every observation, and is shown however long a run takes.
+LASTING: Final = Policy(min_retention=1e-6, max_age=3600.0)
 
 # An exemplar's timestamp is a millisecond newer than the one before, and runs at most a second ahead of the clock: so
 # many requests to one series in a block do not use that second up before its next block.

@@ -9,11 +9,15 @@ from .ours import ALL_NEW, COLD, MARK_ALL, OURS
 from .peers import BY_HAND
 from .stats import Estimate, estimate
 
-Row = Literal["asgi", "wsgi", "render"]
+Row = Literal["asgi", "wsgi", "render", "shared", "workers", "loop", "cpu"]
 ROWS: Final[Mapping[Row, str]] = {
     "asgi": "Added to one ASGI request",
     "wsgi": "Added to one WSGI request",
     "render": "One page of 600 label sets, 10,200 lines with exemplars",
+    "shared": "One observation, in private memory and in a file that workers share",
+    "workers": "The same page over 8 workers",
+    "loop": "Longest time without a turn of the event loop while that page is asked for",
+    "cpu": "CPU time of a server for one request",
 }
 
 
@@ -21,7 +25,8 @@ class Target(NamedTuple):
     """
     Ours must cost at most *must* times, and aims for *aim* times, what the *peer* does.
 
-    *less*: better read the other way round, as so many times less.
+    *less*: better read the other way round, as so many times less. Without a peer the numbers are in the unit of the
+    row itself.
     """
 
     row: Row
@@ -41,22 +46,36 @@ class Target(NamedTuple):
         return "aim reached" if bad_end <= self.aim else "must reached" if bad_end <= self.must else "short"
 
     def __str__(self) -> str:
-        return f"{self.what}, {'× less than' if self.less else '×'} {self.peer}"
+        return f"{self.what}, {'× less than' if self.less else '×'} {self.peer}" if self.peer else self.what
 
 
+PRIVATE: Final = f"{OURS}, private memory"
+BARE_SERVER: Final = "the bare application"
 COLD_TARGET: Final = Target("render", "page, cold", "prometheus_client", 1 / 5, 1 / 10)
+SHARED_TARGET: Final = Target("shared", "observation in a shared file", PRIVATE, 1.25, 1.1, less=False)
+MERGED_COLD: Final = Target("workers", "page of 8 workers, all new", "prometheus_client", 1 / 10, 1 / 15)
+MERGED_COUNTS: Final = Target("workers", "page of 8 workers, counts new", "prometheus_client", 1 / 30, 1 / 60)
+MEMORY: Final = Target("workers", "memory for that page, MB", "", 6.0, 6.0, less=False)
+GAP: Final = Target("loop", "longest gap between turns of the event loop, ms", "", 5.0, 2.0, less=False)
+CPU: Final = Target("cpu", "CPU time of a request under uvicorn", BARE_SERVER, 1.05, 1.02, less=False)
 TARGETS: Final = (
     Target("asgi", "ASGI request", BY_HAND, 0.6, 0.4, less=False),
     Target("asgi", "ASGI request", "starlette_exporter", 1 / 8, 1 / 15),
     Target("wsgi", "WSGI request", "prometheus_flask_exporter", 1 / 10, 1 / 15),
     COLD_TARGET,
     Target("render", "page, warm", "prometheus_client", 1 / 10, 1 / 25),
+    SHARED_TARGET,
+    MERGED_COLD,
+    MERGED_COUNTS,
+    MEMORY,
+    GAP,
+    CPU,
 )
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How many times the cost of *peer* *ours* has, from pairs of the same round."""
+    """How many times the cost of *peer* *ours* has, from pairs of the same round; without a peer, the cost itself."""
 
     ours: str
     peer: str
@@ -93,17 +112,23 @@ def compare(row: Row, costs: Mapping[str, Sequence[float]], *, binding: bool = T
         return None
 
     return [
-        Comparison(
-            ours,
-            peer,
-            estimate([a / b if b > 0 else inf for a, b in zip(costs[ours], costs[peer], strict=True)]),
-            target(ours, peer),
-        )
+        pair(costs, ours, peer, target(ours, peer))
         for ours in costs
         if ours.startswith(OURS)
         for peer in costs
         if not peer.startswith(OURS)
     ]
+
+
+def pair(costs: Mapping[str, Sequence[float]], ours: str, peer: str, target: Target | None = None) -> Comparison:
+    """*ours* with *peer*; *costs* are paired by round."""
+    ratios = [a / b if b > 0 else inf for a, b in zip(costs[ours], costs[peer], strict=True)]
+    return Comparison(ours, peer, estimate(ratios), target)
+
+
+def alone(costs: Mapping[str, Sequence[float]], ours: str, target: Target) -> Comparison:
+    """The cost of *ours*, which is held to a number by itself."""
+    return Comparison(ours, "", estimate(costs[ours]), target)
 
 
 class Outcome(NamedTuple):

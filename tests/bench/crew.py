@@ -1,0 +1,169 @@
+"""The processes of the rows for several workers: `python -m tests.bench.crew worker` and `… scraper`, asked by lines.
+
+A worker counts, in ours and in prometheus_client's files. A scraper counts nothing: it is one more worker, the one that
+Prometheus happens to ask. Each is told by its environment where the files lie.
+"""
+
+import asyncio
+import gc
+import gzip
+import os
+import re
+import sys
+import tracemalloc
+from collections.abc import Callable
+from time import perf_counter, thread_time
+from typing import Any, Final
+
+import prometheus_client
+from opentelemetry import trace
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.openmetrics.exposition import generate_latest
+
+import exemplars
+
+from . import byhand, processes, render
+from .spans import SAMPLED
+
+THEIR_FILES: Final = "BENCH_THEIR_FILES"  # names their directory to a scraper, which is no process of theirs itself
+_COUNT: Final = re.compile(rb"^%b_count{.*} (\d+)" % byhand.DURATION.encode(), re.MULTILINE)
+_TRACE: Final = re.compile(rb' # {trace_id="([0-9a-f]{32})"')
+_SCOPE: Final = {
+    "type": "http",
+    "method": "GET",
+    "path": "/metrics",
+    "query_string": b"",
+    "headers": [(b"accept", render.ACCEPT.encode()), (b"accept-encoding", b"gzip")],
+}
+
+Said = dict[str, Any]
+
+
+def shown(page: bytes) -> Said:
+    """What *page* says: observations counted, exemplars, and what is peculiar to their traces."""
+    traces = [int(found, 16) for found in _TRACE.findall(page)]
+    return {"counted": sum(map(int, _COUNT.findall(page))), "exemplars": len(traces), "traces": digest(traces)}
+
+
+def digest(traces: list[int]) -> int:
+    return sum(traces) % 2**64
+
+
+class Worker:
+    """Counts the same in both at first: once in every bucket, with an exemplar."""
+
+    def __init__(self, seed: int) -> None:
+        self.ours = render.ours(seed)
+        self.theirs = render.theirs(seed)
+
+    def counted(self) -> Said:
+        """Observations of either kind, and what is peculiar to the traces of the last of each bucket."""
+        ours, theirs = self.ours, self.theirs
+        return {"ours": ours.observations, "theirs": theirs.observations, "traces": digest(list(ours.traces.values()))}
+
+    def fill(self) -> Said:
+        self.theirs.exemplars()
+        return self.exemplars()
+
+    def counts(self) -> Said:
+        self.ours.counts()
+        return self.counted()
+
+    def exemplars(self) -> Said:
+        self.ours.exemplars()
+        return self.counted()
+
+
+class Scraper:
+    """Renders the page of all workers: ours, and prometheus_client's."""
+
+    def __init__(self) -> None:
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = render.ours().registry
+        self.runner = asyncio.Runner()
+        self.app: Any = exemplars.make_asgi_app(self.registry)
+        gc.collect()
+        gc.freeze()  # as in every other row
+
+    def their_registry(self) -> CollectorRegistry:
+        """As their documents say: made anew for each scrape."""
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, os.environ[THEIR_FILES])  # type: ignore[no-untyped-call]
+        return registry
+
+    def page(self) -> bytes:
+        return exemplars.render(self.registry, accept=render.ACCEPT)[0]
+
+    def their_page(self) -> bytes:
+        return generate_latest(self.their_registry())  # type: ignore[no-any-return, no-untyped-call]
+
+    def timed(self, page: Callable[[], bytes]) -> Said:
+        began = thread_time()
+        made = page()
+        seconds = thread_time() - began
+        return {"seconds": seconds, **shown(made)}
+
+    def weighed(self, page: Callable[[], bytes]) -> Said:
+        """The bytes that a scrape needs beyond what there was before it, at most, and what it keeps."""
+        gc.collect()
+        tracemalloc.start()
+        made = page()
+        _, peak = tracemalloc.get_traced_memory()
+        said = shown(made)
+        del made
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return {"peak": peak, "kept": kept, **said}
+
+    def gap(self, app: Callable[[], Any]) -> Said:
+        """The longest time for which the event loop had no turn during one scrape."""
+        body: list[bytes] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: dict[str, Any]) -> None:
+            body.append(message.get("body", b""))
+
+        async def scrape() -> float:
+            turns: list[float] = []
+
+            async def take_turns() -> None:
+                while True:
+                    turns.append(perf_counter())
+                    await asyncio.sleep(0)
+
+            ticker = asyncio.create_task(take_turns())
+            await asyncio.sleep(0)
+            await app()(dict(_SCOPE), receive, send)
+            turns.append(perf_counter())
+            ticker.cancel()
+            return max(after - before for before, after in zip(turns, turns[1:], strict=False))
+
+        seconds = self.runner.run(scrape())
+        return {"seconds": seconds, **shown(gzip.decompress(b"".join(body)))}
+
+
+def main(role: str, seed: str = "0") -> None:
+    trace.set_tracer_provider(SAMPLED)
+    if role == "worker":
+        worker = Worker(int(seed))
+        processes.answer({"fill": worker.fill, "counts": worker.counts, "exemplars": worker.exemplars})
+    else:
+        scraper = Scraper()
+        processes.answer(
+            {
+                "ours": lambda: scraper.timed(scraper.page),
+                "theirs": lambda: scraper.timed(scraper.their_page),
+                "ours weighed": lambda: scraper.weighed(scraper.page),
+                "theirs weighed": lambda: scraper.weighed(scraper.their_page),
+                "ours gap": lambda: scraper.gap(lambda: scraper.app),
+                "theirs gap": lambda: scraper.gap(lambda: prometheus_client.make_asgi_app(scraper.their_registry())),
+            }
+        )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
