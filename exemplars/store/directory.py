@@ -46,6 +46,7 @@ _FORGOTTEN: Final = 3600.0  # seconds untouched after which a group that cannot 
 _LOCK: Final = "lock"
 INHERITED: Final = "inherited"  # made by the worker that goes on with the numbers from before the fork
 _WORKER: Final = re.compile(r"worker-([1-9][0-9]*)")
+_PORT: Final = re.compile(r"port-[1-9][0-9]*-[0-9A-Fa-f.:]+")  # whose lock those share who serve it
 _GROUP: Final = re.compile(
     r"group-(?P<euid>[0-9]+)-(?P<boot>[0-9a-f]+)-(?P<namespace>[0-9]+)"
     r"-(?P<master>[1-9][0-9]*)-(?P<start>[0-9]+)-[0-9a-f]+"
@@ -189,8 +190,7 @@ def of_group(group: Group | None, named: tuple[str, str] | None) -> Directory:
     """The directory of *group*, made where it is not: in the one that is *named*, else in a place of our own.
 
     Without a group, all who name the same directory (and are the same user, in the same boot) are one. Raises
-    ``OSError``, whose text is the reason, when there is none to be had; ``FileNotFoundError`` also when it was removed
-    in the same moment.
+    ``OSError``, whose text is the reason, when there is none to be had.
     """
     if not ofd.SUPPORTED:
         raise OSError("workers share files on 64-bit Linux only")
@@ -206,6 +206,11 @@ def of_group(group: Group | None, named: tuple[str, str] | None) -> Directory:
     except OSError as error:
         _unless_undecided(error)
         raise OSError(f"{variable} names {path}: {_reason(error)}") from error
+
+
+def port_file(host: str, port: int) -> str:
+    """The name of the file in a group's directory that stands for *port* on *host*, an address."""
+    return f"port-{port}-{host.partition('%')[0]}"
 
 
 def remove_abandoned(directory: Directory) -> int:
@@ -401,10 +406,16 @@ def _open(path: str, name: str, *, make: bool) -> Directory:
 
 def _enter(base: int, path: str, name: str, *, make: bool) -> Directory:
     """The directory *name* in *base*, whose path is *path*; ``OSError`` unless it is one of this user's alone."""
-    if make:
-        with suppress(FileExistsError):
-            os.mkdir(name, 0o700, dir_fd=base)
-    fd = os.open(name, os.O_RDONLY | _DIRECTORY | _NOFOLLOW, dir_fd=base)
+    for more in (True, True, True, False):
+        if make:
+            with suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=base)
+        try:
+            fd = os.open(name, os.O_RDONLY | _DIRECTORY | _NOFOLLOW, dir_fd=base)
+            break
+        except FileNotFoundError:
+            if not (make and more):  # else it was removed in the same moment
+                raise
     try:
         status = os.fstat(fd)
         whole = os.path.join(path, name)
@@ -469,8 +480,7 @@ def _remove(parent: int, path: str, name: str) -> bool:
             return False
         try:
             names = set(_names(sibling.fd)) - {_LOCK}
-            ours = {*sibling.files(), INHERITED}
-            if not names <= ours or any(_is_held(sibling, name) for name in names):
+            if not all(map(_is_ours, names)) or any(_is_held(sibling, name) for name in names):
                 return False
             # Its lock goes last. Who waits for that one finds it, or the directory, gone, and starts over; who has
             # made another meanwhile keeps the directory from being removed.
@@ -503,6 +513,10 @@ def _is_gone(group: re.Match[str], directory: Directory) -> bool:
     except (PermissionError, OverflowError):
         pass
     return False  # /proc may be mounted so that it hides the processes of others
+
+
+def _is_ours(file: str) -> bool:
+    return file == INHERITED or bool(_WORKER.fullmatch(file) or _PORT.fullmatch(file))
 
 
 def _is_held(directory: Directory, file: str) -> bool:

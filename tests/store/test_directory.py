@@ -253,6 +253,28 @@ def test_racing_creators_agree_even_where_they_find_different_room(place: Path, 
     assert sorted(made) == sorted(found), "one each, and nothing beside"
 
 
+@pytest.mark.parametrize("name", [None, "EXEMPLARS_DIR"])
+def test_what_is_removed_in_the_moment_it_was_made_is_made_again(
+    place: Path, monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    """By somebody who removes what was there before, under the same name."""
+    real, removed = os.open, list[str]()
+
+    def open_late(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if path.startswith("group-") and len(removed) < 3:
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(path, dir_fd=dir_fd)
+                removed.append(path)
+        return real(path, flags, mode, dir_fd=dir_fd)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", open_late)
+        found = of_group(OURS, (name, str(place)) if name else None)
+    assert len(removed) == 3
+    assert not found.lost()
+    found.close()
+
+
 # What others have put there.
 
 
