@@ -172,10 +172,13 @@ def granian(interface: str, *arguments: str) -> list[str]:
 
 
 def uwsgi(*arguments: str, app: Sequence[str] = (f"--module={APP}:wsgi",), address: str = ADDRESS) -> list[str]:
-    beside = [path for name in ("uwsgi", "pyuwsgi") if (path := Path(sys.executable).parent / name).exists()]
-    binary = str(beside[0]) if beside else program("uwsgi")
+    directory = Path(sys.executable).parent
+    if importlib.util.find_spec("pyuwsgi") is not None:  # which executes itself again, but not by itself in this venv
+        start = [str(directory / "pyuwsgi"), f"--binary-path={sys.executable}"]
+    else:
+        start = [str(own) if (own := directory / "uwsgi").exists() else program("uwsgi")]
     flags = ("--die-on-term", "--enable-threads", f"--virtualenv={sys.prefix}", f"--http-socket={address}")
-    return [binary, *flags, *app, *arguments]
+    return [*start, *flags, *app, *arguments]
 
 
 UVICORN_APPLICATION: Final = f"{APP}:asgi {ADDRESS}"
