@@ -21,6 +21,7 @@ if SUPPORTED:
         return struct.pack("hh4xqqi4x", kind, 0, 0, 0, 0)  # the process must be given as 0
 
     _WRITE: Final = _whole_file(fcntl.F_WRLCK)
+    _READ: Final = _whole_file(fcntl.F_RDLCK)
     _NONE: Final = _whole_file(fcntl.F_UNLCK)
 
 
@@ -30,8 +31,20 @@ def take(fd: int) -> bool:
     *fd* is open for writing (else ``OSError``). Taking what the same description holds already changes nothing. Raises
     ``OSError`` also where the file system keeps no locks.
     """
+    return _set(fd, _WRITE)
+
+
+def share(fd: int) -> bool:
+    """Lock the whole file as `take` does, but beside others who share it; whether it is locked now.
+
+    *fd* is open for reading (else ``OSError``). Gives up what the same description has taken for itself alone.
+    """
+    return _set(fd, _READ)
+
+
+def _set(fd: int, kind: bytes) -> bool:
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _WRITE)
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, kind)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             return False
@@ -40,7 +53,7 @@ def take(fd: int) -> bool:
 
 
 def held(fd: int) -> bool:
-    """Whether another description than that of *fd* holds a lock on the file; takes nothing.
+    """Whether another description than that of *fd* holds a lock on the file, shared or not; takes nothing.
 
     *fd* may be open for reading only.
     """
