@@ -13,5 +13,11 @@ from _thread import RLock
 
 lock = RLock()
 
+
+def held() -> bool:
+    """Whether this very thread holds the lock: then it was interrupted in the middle of something, and is not done."""
+    return bool(lock._is_owned())  # type: ignore[attr-defined]  # what threading.Condition asks as well
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)

@@ -293,15 +293,25 @@ class Metric(Collector, ABC, Generic[ChildT]):
         with lock:
             # Whatever is known here, a signal handler or a destructor that comes in may change it before the next call.
             if worker.room(self, lambda: layout.encode_labels(clean), self.max_series, len(self.children)):
-                return self.children.setdefault(clean, self._new_child(tuple(zip(self.labelnames, clean, strict=True))))
+                fresh = self._new_child(tuple(zip(self.labelnames, clean, strict=True)))
+                return self._first(self.children.setdefault(clean, fresh), fresh)
             found = self.children.get(clean)
             if found is not None:
                 return found
             series_refused.bump(self.name)
-            overflow = self._overflow or self._new_child(((semconv.OVERFLOW, "true"),))
+            if self._overflow is not None:
+                return self._overflow
+            fresh = self._new_child(((semconv.OVERFLOW, "true"),))
             if self._overflow is None:
-                self._overflow = overflow
-            return self._overflow
+                self._overflow = fresh
+                weakref.finalize(self, worker.release, {(): fresh}).atexit = False
+            return self._first(self._overflow, fresh)
+
+    def _first(self, child: ChildT, fresh: ChildT) -> ChildT:
+        """*child*, which is *fresh* itself unless somebody else has made the series in the middle of its making."""
+        if child is not fresh:
+            worker.join(self, child, fresh)
+        return child
 
     def remove(self, *labelvalues: object) -> None:
         """Forget the series with these label values, if there is one."""
@@ -833,6 +843,7 @@ def _of_schema(schema: Schema) -> Metric[Any]:
         else:
             metric = Histogram(schema.name, schema.documentation, schema.labelnames, buckets=schema.bounds, **arguments)
     metric.children.clear()
+    metric.name = schema.name  # which may end in what is cut off from one that is given
     metric.schema = schema
     return metric
 

@@ -29,7 +29,9 @@ class Tally:
     def bump(self, value: str = "") -> int:
         """Add 1 to the number of label value *value*; return the number. Safe under threads."""
         with lock:
-            count = self.values[value] = self.values.get(value, 0) + 1
+            self.values.setdefault(value, 0)
+            self.values[value] += 1  # calls nothing, so that no signal handler comes in between, nor before the next
+            count = self.values[value]
             changed(self, value)
             return count
 

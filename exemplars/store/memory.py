@@ -53,6 +53,24 @@ class Record:
         self.exemplar_changes += 1
         return True
 
+    def go_on(self, last: "Record", *, sum_too: bool = True) -> None:
+        """Add the counts of *last*, its sum (*sum_too*) and what exemplars it has that are newer than those here."""
+        for index in range(len(self.counts)):
+            self.counts[index] += last.counts[index]
+        if sum_too:
+            self.sum += last.sum
+        if last.floors:
+            self.floors = last.floors | {i: max(floor, last.floors.get(i, 0)) for i, floor in self.floors.items()}
+        for index, slot in enumerate(last.slots):
+            here = self.slots[index]
+            floor = self.last_timestamp(index)
+            if slot is not None and (floor is None or slot.timestamp_ms > floor):
+                Record.put(self, index, slot, instead_of=here)
+        self.save()
+
+    def save(self) -> None:
+        """Bring all of the numbers to where they are kept as well."""
+
     def last_timestamp(self, index: int) -> int | None:
         """The timestamp, in milliseconds, above which bucket *index* shows the next exemplar; ``None``: any."""
         slot = self.slots[index]

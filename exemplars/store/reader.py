@@ -127,11 +127,14 @@ class Merged:
 
 
 class _Entry:
-    """A series' record in a file: where it begins, where its numbers do, where it ends; and whose it is."""
+    """A series' record in a file: where it begins, where its numbers do, where it ends; and whose it is.
+
+    Of free room, and of what may become it, it is the first word, and nobody's: another series may begin there.
+    """
 
     __slots__ = ("end", "merged", "numbers", "start")
 
-    def __init__(self, start: int, numbers: int, end: int, merged: Merged) -> None:
+    def __init__(self, start: int, numbers: int, end: int, merged: Merged | None) -> None:
         self.start = start
         self.numbers = numbers
         self.end = end
@@ -182,6 +185,7 @@ class Reader:
     def __init__(self, directory: Directory, report: Report) -> None:
         self.directory = directory
         self.workers = 0  # whose files have an owner
+        self.is_whole = False  # whether it has read all that there is, at least once
         self._report = report
         self._files: dict[str, _File] = {}
         self._series: dict[Schema, dict[bytes, Merged]] = {}
@@ -221,6 +225,7 @@ class Reader:
                 except BaseException:
                     self._pass = None  # what it had found is not known: begin again
                     self._done = self._begun
+                    self.is_whole = False
                     self._files.clear()
                     self._series.clear()
                     raise
@@ -228,7 +233,11 @@ class Reader:
 
     def _work(self) -> Iterator[None]:
         changed: dict[Merged, bool] = {}
-        names = self.directory.files()
+        try:
+            names = self.directory.files()
+        except OSError as error:
+            self._report("unreadable", "", str(error))  # all stays as it was
+            return
         for gone in self._files.keys() - set(names):
             self._forget(self._files.pop(gone), changed)
         owned = 0
@@ -267,13 +276,17 @@ class Reader:
                 file.damage = ""
         for schema in [schema for schema, series in self._series.items() if not series]:
             del self._series[schema]
+        self.is_whole = True
 
     def _read(self, name: str) -> tuple[bytes, bool]:
         """The records of a file with its header, and whether it has an owner."""
         fd = self.directory.open(name, os.O_RDONLY)
         try:
-            size = os.fstat(fd).st_size
-            end = layout.used(os.pread(fd, layout.HEADER, 0), size)
+            start = os.pread(fd, layout.HEADER, 0)
+            size = os.fstat(fd).st_size  # afterwards: it grows before it says so
+            if name not in self._files and not any(start) and (not size or ofd.held(fd)):
+                raise FileNotFoundError(f"{name} is only being made")
+            end = layout.used(start, size)
             data = os.pread(fd, end, 0)
             if len(data) < end:
                 raise DamagedError("truncated", f"{len(data)} bytes are left of {end}")
@@ -294,7 +307,7 @@ class Reader:
         if owned != file.owned:
             file.owned = owned
             for entry in file.entries:
-                if entry.merged.schema.live:
+                if entry.merged is not None and entry.merged.schema.live:
                     changed.setdefault(entry.merged, False)
         if data == last:
             return
@@ -304,13 +317,13 @@ class Reader:
         for number, entry in enumerate(file.entries, 1):
             start, end = entry.start, entry.end
             if data[start:end] != last[start:end]:
-                numbers = entry.numbers
-                if data[start:numbers] != last[start:numbers]:
+                numbers, merged = entry.numbers, entry.merged
+                if merged is None or data[start:numbers] != last[start:numbers]:
                     self._forget(file, changed)  # another record stands there: begin again
                     file.data = data
                     break
-                stamps = numbers + layout.NUMBERS + 8 * entry.merged.schema.buckets
-                changed[entry.merged] = changed.get(entry.merged, False) or data[stamps:end] != last[stamps:end]
+                stamps = numbers + layout.NUMBERS + 8 * merged.schema.buckets
+                changed[merged] = changed.get(merged, False) or data[stamps:end] != last[stamps:end]
             if number % _STEP == 0:
                 yield
         if file.walked < len(data):
@@ -333,6 +346,8 @@ class Reader:
         for number, (at, head) in enumerate(layout.records(file.data, file.walked, len(file.data)), 1):
             if head.kind == Kind.SERIES:
                 self._take_up(file, at, head, changed)
+            elif head.kind != Kind.SCHEMA:
+                file.entries.append(_Entry(at, at + 8, at + 8, None))
             file.walked = at + head.length
             if number % _STEP == 0:
                 yield
@@ -355,9 +370,10 @@ class Reader:
 
     def _forget(self, file: _File, changed: dict[Merged, bool]) -> None:
         """Take what *file* said out of every series."""
-        for entry in file.entries:
-            entry.merged.parts = [part for part in entry.merged.parts if part[0] is not file]
-            changed[entry.merged] = True
+        for merged in {entry.merged for entry in file.entries}:
+            if merged is not None:
+                merged.parts = [part for part in merged.parts if part[0] is not file]
+                changed[merged] = True
         file.entries = []
         file.schemas = {}
         file.walked = layout.HEADER

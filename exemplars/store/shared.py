@@ -28,7 +28,7 @@ class FileRecord(Record):
     more than in private memory, and reads nothing.
     """
 
-    __slots__ = ("_at", "_file", "_file_counts", "_file_numbers", "_file_stamps", "_labels_at", "_length", "key")
+    __slots__ = ("_at", "_file", "_file_counts", "_file_numbers", "_file_slots", "_file_stamps", "_labels_at", "key")
 
     def __init__(self, file: "OwnFile", at: int, key: Key) -> None:
         super().__init__(key[0].buckets)
@@ -38,17 +38,24 @@ class FileRecord(Record):
 
     def bind(self, file: "OwnFile", at: int) -> None:
         """Have the record of its key at offset *at* of *file* as its copy."""
-        schema, key = self.key
-        parts = layout.place(len(key), schema.buckets)
-        words = file.words(at, parts.end)
-        self._file, self._at, self._length = file, at, parts.end
-        self._file_numbers = words[parts.numbers : parts.counts].cast("d")
-        self._file_counts = words[parts.counts : parts.stamps].cast("Q")
-        self._file_stamps = words[parts.stamps : parts.slots].cast("Q")
+        self._file, self._at = file, at
+        self._write_to(file.words(at, self._parts().end))
 
     def rebind(self, file: "OwnFile") -> None:
         """Have the same place of *file* as its copy."""
         self.bind(file, self._at)
+        self.save()  # also what a signal handler counted since the place was copied
+
+    def _parts(self) -> layout.Place:
+        schema, key = self.key
+        return layout.place(len(key), schema.buckets)
+
+    def _write_to(self, words: memoryview) -> None:
+        parts = self._parts()
+        self._file_numbers = words[parts.numbers : parts.counts].cast("d")
+        self._file_counts = words[parts.counts : parts.stamps].cast("Q")
+        self._file_stamps = words[parts.stamps : parts.slots].cast("Q")
+        self._file_slots = words[parts.slots :]
 
     def add(self, index: int, amount: float) -> Slot | None:
         self.counts[index] = self._file_counts[index] = self.counts[index] + 1
@@ -62,12 +69,15 @@ class FileRecord(Record):
     def put(self, index: int, slot: Slot, instead_of: Slot | None) -> bool:
         if not super().put(index, slot, instead_of):
             return False
-        while True:
+        self._store_latest(index)
+        return True
+
+    def _store_latest(self, index: int) -> None:
+        """Write the exemplar of bucket *index*, and then any that a signal handler has put in its place meanwhile."""
+        stored = None
+        while (slot := self.slots[index]) is not None and slot is not stored:
             self._store(index, slot)
-            latest = self.slots[index]
-            if latest is None or latest is slot:
-                return True
-            slot = latest  # a signal handler came in between: what is newer stays
+            stored = slot
 
     def _store(self, index: int, slot: Slot) -> None:
         labels_at = 0
@@ -79,22 +89,20 @@ class FileRecord(Record):
             except (OSError, ValueError):  # no room: other workers are told when, so that they show none older
                 self._file_stamps[index] = stamped | 1
                 return
-        self._file.write(self._slot_at(index), layout.encode_slot(slot, labels_at))
+        at = layout.SLOT * index
+        self._file_slots[at : at + layout.SLOT] = layout.encode_slot(slot, labels_at)
         self._file_stamps[index] = stamped
-
-    def _slot_at(self, index: int) -> int:
-        schema, key = self.key
-        return self._at + layout.place(len(key), schema.buckets).slots + layout.SLOT * index
 
     def load(self, min_retention: float) -> None:
         """Go on from what stands in the file; *min_retention* is that of the policy, in seconds."""
         self.counts = self._file_counts.tolist()
         self.sum, self.set_at = self._file_numbers.tolist()
+        slots_at = self._at + self._parts().slots
         for index, stamped in enumerate(self._file_stamps.tolist()):
             if stamped & 1:
                 self.floors = {**self.floors, index: stamped >> 1}
             elif stamped:
-                slot = self._file.slot(self._slot_at(index), stamped)
+                slot = self._file.slot(slots_at + layout.SLOT * index, stamped)
                 if slot is None:  # it was whole when the file was adopted
                     self.floors = {**self.floors, index: stamped >> 1}
                     continue
@@ -105,17 +113,20 @@ class FileRecord(Record):
 
     def save(self) -> None:
         """Write all of the numbers to the file."""
+        # Each is read and written without a call in between, in which a signal handler could count.
         self._file_numbers[0], self._file_numbers[1] = self.sum, self.set_at
-        for index, (count, slot) in enumerate(zip(self.counts, self.slots, strict=True)):
-            self._file_counts[index] = count
-            if slot is not None:
-                self._store(index, slot)
-            elif index in self.floors:
-                self._file_stamps[index] = layout.stamp(self.floors[index], only_time=True)
+        for index in range(len(self.counts)):
+            self._file_counts[index] = self.counts[index]
+            floor = self.floors.get(index)
+            if self.slots[index] is None and floor is not None:
+                self._file_stamps[index] = layout.stamp(floor, only_time=True)
+            self._store_latest(index)
 
     def free(self) -> None:
         """Give its room in the file back: readers find it no more."""
-        self._file.free(self._at, self._length)
+        length = self._parts().end
+        self._write_to(memoryview(bytearray(length)))  # whoever is in the middle of a change ends it there
+        self._file.free(self._at, length)
         for at in self._labels_at.values():
             self._file.free(at - layout.HEAD, layout.LABELS_SIZE)
 
@@ -177,7 +188,7 @@ class OwnFile:
             file = cls(directory, name, fd)
             file._grow(size)
             file.write(0, layout.header(file.pid))
-            file._used = layout.HEADER
+            file._set_used(layout.HEADER)
         except BaseException:
             os.unlink(name, dir_fd=directory.fd)
             os.close(fd)
@@ -297,45 +308,64 @@ class OwnFile:
 
     def _append(self, length: int, kind: Kind, key: bytes = b"", schema: int = 0) -> int:
         """The offset of a new record of zeroes."""
+        head = layout.head(length, kind, key, schema)
         kept = self._free.get(length)
         if kept:
             at = kept.pop()
-            head = layout.head(length, kind, key, schema)
             self.write(at + 8, head[8:] + bytes(length - len(head)))
             self._begin_record(at, head[:8])
             return at
-        left = self._end - self._used
-        if left < length:
-            self._grow(max(min(self._end, _MOST), -(-length // _FIRST) * _FIRST))
-            if left:  # a record is in one segment
-                self._begin_record(self._used, layout.first_word(left, Kind.FREE))
-                self._set_used(self._used + left)
-        at = self._used
-        self.write(at, layout.head(length, kind, key, schema))
-        self._set_used(at + length)
-        return at
+        while True:
+            at = self._used
+            end = self._segment(at)[1] if at < self._end else at
+            if end - at < length and end == self._end:
+                self._grow(max(min(end, _MOST), -(-length // _FIRST) * _FIRST))
+            if end - at >= length:
+                if self._take(at, head, length):
+                    return at
+            elif end > at:  # a record is in one segment
+                self._take(at, layout.first_word(end - at, Kind.FREE), end - at)
+
+    def _take(self, at: int, head: bytes, length: int) -> bool:
+        """Begin a record at *at*, if the last one still ends there; whether it did.
+
+        A signal handler that counts may have come in: between the question and the answer nothing is called.
+        """
+        start, _, view = self._segment(at)
+        where = slice(at - start, at - start + len(head))
+        end, used = at + length, self._used_cell()
+        if self._used != at:
+            return False
+        view[where] = head
+        self._used = used[0] = end
+        return True
 
     def _begin_record(self, at: int, first_word: bytes) -> None:
         """Store the first eight bytes of a head at once, which makes the record at *at* what they say."""
         self.words(at, 8).cast("Q")[0] = int.from_bytes(first_word, sys.byteorder)
 
     def _set_used(self, used: int) -> None:
-        self._used = used
-        self.words(0, layout.HEADER)[layout.USED_AT : layout.USED_AT + 8].cast("Q")[0] = used
+        self._used = self._used_cell()[0] = used
+
+    def _used_cell(self) -> memoryview:
+        return self.words(0, layout.HEADER)[layout.USED_AT : layout.USED_AT + 8].cast("Q")
 
     def _grow(self, by: int) -> None:
-        os.posix_fallocate(self.lock_fd, self._end, by)
-        self._map(self._end, by)
+        start = self._end
+        os.posix_fallocate(self.lock_fd, start, by)
+        self._map(start, by)
 
     def _map(self, start: int, length: int) -> None:
         fd = self.directory.open(self.name, os.O_RDWR)
         try:
             if _identity(os.fstat(fd)) != self._identity:
                 raise FileNotFoundError(f"{self.name} was replaced")
-            self._segments.append((start, start + length, memoryview(mmap.mmap(fd, length, offset=start))))
+            segments = [(start, start + length, memoryview(mmap.mmap(fd, length, offset=start)))]
         finally:
             os.close(fd)
-        self._end = start + length
+        if self._end == start:  # else a signal handler came in, and it has grown already
+            self._segments += segments
+            self._end = start + length
 
     def _adopt(self, now: float) -> None:
         """Go on where the last owner was when it ended. Raises `DamagedError` for what it can not have left."""

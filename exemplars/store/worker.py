@@ -9,10 +9,11 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Final, Protocol, TypeVar
 
 from exemplars import faults, tallies
-from exemplars._lock import lock
+from exemplars._lock import held, lock
 from exemplars.policy import Policy, Slot
 from exemplars.store import directory as directories
 from exemplars.store import group, layout, ofd
@@ -51,35 +52,41 @@ class Subject(Protocol):
 
 
 class Pending(Record):
-    """A record before it is decided where numbers go; its first change decides."""
+    """A record before it is decided where numbers go; its first change decides.
 
-    __slots__ = ("_successor",)
+    *successor* is the record that has taken its place, for whoever still has this one. What a signal handler counts
+    while it is being decided stays here until there is one.
+    """
+
+    __slots__ = ("successor",)
 
     def __init__(self, buckets: int) -> None:
         super().__init__(buckets)
-        self._successor: Record | None = None
+        self.successor: Record | None = None
 
     def add(self, index: int, amount: float) -> Slot | None:
-        return self._settled().add(index, amount)
+        record = self._settled()
+        return super().add(index, amount) if record is self else record.add(index, amount)
 
     def set(self, value: float, at: float = 0.0) -> None:
-        self._settled().set(value, at)
+        record = self._settled()
+        if record is self:
+            super().set(value, at)
+        else:
+            record.set(value, at)
 
     def put(self, index: int, slot: Slot, instead_of: Slot | None) -> bool:
-        return self._settled().put(index, slot, instead_of)
+        record = self._settled()
+        return super().put(index, slot, instead_of) if record is self else record.put(index, slot, instead_of)
 
     def _settled(self) -> Record:
-        """The record that has taken this one's place; a private one where it belongs to no living metric."""
-        if self._successor is None:
+        """What has taken this one's place; this one itself meanwhile; a private one where nobody gave it a place."""
+        if self.successor is None:
             attach()
-        if self._successor is None:
-            self.succeed(_private(self))
-        assert self._successor is not None
-        return self._successor
-
-    def succeed(self, record: Record) -> None:
-        """Send whoever still has this record to *record*."""
-        self._successor = record
+        if self.successor is None and not _attaching:
+            _hand_over(self, Record(len(self.counts)))
+            _try_again()  # its series may just have been in the making
+        return self.successor or self
 
 
 RecordT = TypeVar("RecordT", bound=Record)
@@ -105,9 +112,11 @@ _inherited = False  # whether there are numbers from before a fork
 _group: group.Group | None = None  # remembered: a worker that outlives its master is of the group still
 _own: OwnFile | None = None
 _reader: Reader | None = None
+_shown: Reader | None = None  # what pages show: the reader, once it has read everything
 _retry_at = 0.0
 _look_at = 0.0
-_told: dict[tuple[tallies.Tally, str], tuple[FileRecord, int]] = {}  # what the file has of the library's own numbers
+# Where the library's own numbers are in the file, and what an earlier owner left there.
+_told: dict[tuple[tallies.Tally, str], tuple[FileRecord, float]] = {}
 _reported: set[tuple[str, str]] = set()
 _said_own_only = False
 _said_private: set[str] = set()
@@ -131,7 +140,7 @@ def check_configuration() -> None:
 def to_be_shared() -> bool:
     """Tell whether this process shares its numbers, or will once it counts."""
     if _decided:
-        return _own is not None
+        return _own is not None or bool(_retry_at)
     if not ofd.SUPPORTED:
         return False
     return not isinstance(group.find(), str) or group.is_master() or directories.named() is not None
@@ -165,6 +174,14 @@ def record_for(subject: Subject, key: Callable[[], bytes], buckets: int) -> Reco
     return Record(buckets)
 
 
+def join(subject: Subject, series: Series, other: Series) -> None:
+    """Give *series* the numbers of *other*, which was made for the same labels by somebody whom it interrupted."""
+    record = other.record
+    if isinstance(record, FileRecord):
+        series.record.go_on(record, sum_too=subject.schema is None or subject.schema.kind != "gauge")
+        _leave(other)
+
+
 def room(subject: Subject, key: Callable[[], bytes], most: int, there: int) -> bool:
     """Tell whether *subject*, of which *there* series are in use, may have one more, of *most*.
 
@@ -196,13 +213,13 @@ def left(subject: Subject) -> list[bytes]:
 
 
 def shared() -> bool:
-    """Whether this process shares its numbers."""
-    return _own is not None
+    """Whether this process shares its numbers, and its pages answer for all."""
+    return _shown is not None
 
 
 def workers() -> int:
     """How many workers' numbers a page shows: 1 in private memory."""
-    return max(_reader.workers, 1) if _reader is not None else 1
+    return max(_shown.workers, 1) if _shown is not None else 1
 
 
 def is_shared(series: Series) -> bool:
@@ -212,7 +229,7 @@ def is_shared(series: Series) -> bool:
 
 def merged(subject: Subject) -> list[Merged] | None:
     """The series of *subject* as all workers have them, as of the last `refresh`; ``None`` in private memory."""
-    reader = _reader
+    reader = _shown
     if reader is None:
         return None
     schema = subject.schema
@@ -224,7 +241,7 @@ def merged(subject: Subject) -> list[Merged] | None:
 
 def schemas_elsewhere() -> list[Schema]:
     """What there are series of, in whichever worker."""
-    return _reader.schemas() if _reader is not None else []
+    return _shown.schemas() if _shown is not None else []
 
 
 def _say_private(subject: Subject) -> None:
@@ -241,22 +258,27 @@ def _say_private(subject: Subject) -> None:
 def tally(counted: tallies.Tally) -> dict[str, int]:
     """The library's own numbers of all workers, by label value."""
     values = dict(counted.values)
-    for series in _reader.series(_schema_of(counted)) if _reader is not None else ():
+    for series in _shown.series(_schema_of(counted)) if _shown is not None else ():
         label = series.labels[0][1] if series.labels else ""
-        told = _told.get((counted, label))
-        values[label] = values.get(label, 0) - (told[1] if told else 0) + int(series.read()[1])
+        told = (counted, label) in _told  # then that of this process is among them
+        values[label] = int(series.read()[1]) + (0 if told else values.get(label, 0))
     return values
 
 
 def refresh() -> Iterator[None]:
     """Bring what `merged` gives up to date, in steps of a fraction of a millisecond. Raises nothing."""
+    global _shown
     try:
         attach()
-        with lock:
-            _mend()
-            reader = _reader
+        if not held():
+            with lock:
+                _mend()
+        reader = _reader
         if reader is not None:
             yield from reader.refresh()
+        with lock:
+            if reader is _reader and reader is not None and reader.is_whole:
+                _shown = reader
     except Exception as error:
         faults.note("store", error)
 
@@ -267,7 +289,7 @@ def look_after(now: float) -> None:
     For a worker that is not scraped: others could not see its numbers, and nobody would tell it.
     """
     global _look_at
-    if now >= _look_at:
+    if now >= _look_at and not held():
         with lock:
             _look_at = now + _LOOK
             _mend()
@@ -284,8 +306,9 @@ def attach() -> None:
             _decide()
         finally:
             _decided = True
-            _attaching = False
             _settle()
+            _attaching = False
+            _tell_all()
 
 
 def _decide() -> None:
@@ -304,9 +327,9 @@ def _decide() -> None:
         directory = directories.of_group(_group, named)
         try:
             with directory.locked():
-                own = OwnFile.obtain(directory, monotonic())
                 if _inherited:
                     _share_inheritance(directory)
+                own = OwnFile.obtain(directory, monotonic())
             directories.remove_abandoned(directory)
         except BaseException:
             directory.close()
@@ -316,7 +339,7 @@ def _decide() -> None:
         faults.note("store", error, f"numbers are in private memory, each worker shows its own only: {error}")
         return
     _own = own
-    _reader = Reader(directory, _report)
+    _reader = Reader(directory, partial(_report, directory.path))
     _log.info(
         "numbers are shared in %s, by %s",
         directory.path,
@@ -342,12 +365,13 @@ def _to_zero(*, but_gauges: bool = False) -> None:
         schema = subject.schema
         for series in subject.every_child():
             record = series.record
+            pending = record if isinstance(record, Pending) else None
             fresh = Pending(len(record.counts))
             if but_gauges and schema is not None and schema.kind == "gauge":
                 fresh.sum, fresh.set_at = record.sum, record.set_at
-            if isinstance(record, Pending):
-                record.succeed(fresh)  # its first change may be what has us decide
             series.record = fresh
+            if pending is not None:
+                pending.successor = fresh  # its first change may be what has us decide
     for counted in tallies.ALL:
         counted.clear()
 
@@ -356,6 +380,7 @@ def _settle() -> None:
     """Give every series its place: in the file, or in private memory. Again for those that found no room."""
     for subject in list(_subjects):
         schema = subject.schema
+        gauge = schema is not None and schema.kind == "gauge"
         for series in list(subject.every_child()):
             record = series.record
             if isinstance(record, FileRecord):
@@ -364,42 +389,47 @@ def _settle() -> None:
             if _own is not None and schema is not None:
                 try:
                     placed = _own.place((schema, series.key), subject.policy.min_retention)
-                    _go_on(placed, record, schema.kind == "gauge")
                 except Exception as error:
                     _refused(error)
-            if placed is None and not isinstance(record, Pending):
-                continue
-            series.record = placed or _private(record)
-            if isinstance(record, Pending):
-                record.succeed(series.record)
-    for counted in tallies.ALL:
-        for label in list(counted.values):
-            _tell(counted, label)
+            if placed is not None or isinstance(record, Pending):
+                _hand_over(record, placed or Record(len(record.counts)), series, gauge)
 
 
-def _go_on(placed: FileRecord, record: Record, gauge: bool) -> None:
-    """Add the numbers of *record* to what an earlier owner of the file left."""
-    placed.counts = [here + there for here, there in zip(record.counts, placed.counts, strict=True)]
-    if not gauge:
-        placed.sum += record.sum
-    elif record.sum or record.set_at:
-        placed.sum, placed.set_at = record.sum, record.set_at
-    for index, slot in enumerate(record.slots):
-        last = placed.last_timestamp(index)
-        if slot is not None and (last is None or slot.timestamp_ms > last):
-            placed.slots[index] = slot
-    placed.exemplar_changes = record.exemplar_changes + 1
-    placed.save()
+def _hand_over(record: Record, fresh: Record, series: Series | None = None, gauge: bool = False) -> None:
+    """Put *fresh*, which may have numbers that an earlier owner of the file left, in the place of *record*.
+
+    A signal handler may count in between, but nothing is called until *fresh* has its place: what came before is taken
+    along, and what comes later is counted there.
+    """
+    pending = record if isinstance(record, Pending) else None
+    if pending is not None and pending.successor is not None:
+        record = pending.successor
+    if gauge and (record.sum or record.set_at):
+        fresh.sum = record.sum
+        fresh.set_at = record.set_at
+    if series is not None:
+        series.record = fresh
+    if pending is not None:
+        pending.successor = fresh
+    fresh.exemplar_changes = record.exemplar_changes + 1
+    fresh.go_on(record, sum_too=not gauge)
+
+
+def _try_again() -> None:
+    """Look soon for series that have no place in the file."""
+    global _retry_at
+    if _own is not None and not _retry_at:
+        _retry_at = monotonic() + _RETRY
 
 
 def _mend() -> None:
     """At each scrape: see whether the file still is what it was, and try again what failed."""
-    global _decided, _own, _reader, _retry_at
+    global _decided, _own, _reader, _shown, _retry_at
     now = monotonic()
     if _own is not None and not _own.is_ours():
         # Closed by somebody, and perhaps another's by now. What stands in the file stays there: begin again.
-        _own, _reader = None, None
-        _to_zero()
+        _own, _reader, _shown = None, None, None
+        _to_zero(but_gauges=True)
         _told.clear()
         _decided = False
         attach()
@@ -418,23 +448,28 @@ def _mend() -> None:
         elif _retry_at:
             _retry_at = 0.0
             _settle()
+            _tell_all()
     except Exception as error:
         _refused(error)
 
 
 def _move() -> None:
     """Make the directory, which was removed, anew, and bring all that stood in the file there."""
-    global _own, _reader
+    global _own, _reader, _shown
     assert _own is not None
     faults.note("store", detail=f"{_own.directory.path} was removed or replaced while in use: it is made anew")
-    directory = directories.of_group(_group, directories.named())
     try:
-        with directory.locked():
-            moved = _own.moved(directory)
+        directory = directories.of_group(_group, directories.named())
+        try:
+            with directory.locked():
+                moved = _own.moved(directory)
+        except BaseException:
+            directory.close()
+            raise
     except BaseException:
-        directory.close()
+        _shown = None  # until there is one, pages show the numbers of this worker: they are in its memory as well
         raise
-    last, _own, _reader = _own, moved, Reader(directory, _report)
+    last, _own, _reader = _own, moved, Reader(directory, partial(_report, directory.path))
     for subject in list(_subjects):
         for series in subject.every_child():
             if isinstance(series.record, FileRecord):
@@ -451,15 +486,14 @@ def _refused(error: Exception) -> None:
     faults.note("store", error, f"no room for a series in {_own.directory.path if _own else '?'}: {error}")
 
 
-def _report(reason: str, name: str, detail: str) -> None:
-    """Count a file that was left out of a scrape, and name it in the log, once for each reason."""
+def _report(path: str, reason: str, name: str, detail: str) -> None:
+    """Count a file of the directory *path* that was left out of a scrape; name it in the log once for each reason."""
     skipped.bump(reason)
-    assert _reader is not None
     if (reason, name) not in _reported:
         _reported.add((reason, name))
         _log.warning(
             "%s/%s is left out, or some of it, as %s: %s (counted in exemplars_files_skipped_total{reason=%r})",
-            _reader.directory.path,
+            path,
             name,
             reason,
             detail,
@@ -481,19 +515,28 @@ def _tell(counted: tallies.Tally, label: str) -> None:
     """Bring one of the library's own numbers to the file. Without room it stays untold until the next try."""
     if _own is None or _attaching:
         return
-    value = counted.values[label]
     told = _told.get((counted, label))
     if told is None:
-        if not value:
+        if not counted.values[label]:
             return
         key = (_schema_of(counted), layout.encode_labels((label,) if counted.label else ()))
         try:
-            told = (_own.place(key, 0.0), 0)
+            record = _own.place(key, 0.0)
         except Exception:  # noted would be to be told
             return
+        told = _told.setdefault((counted, label), (record, record.sum))
     record, before = told
-    _told[counted, label] = (record, value)
-    record.add(0, float(value - before))
+    while True:
+        value = counted.values[label]
+        record.set(before + value)
+        if counted.values[label] == value:  # else a signal handler came in
+            return
+
+
+def _tell_all() -> None:
+    for counted in tallies.ALL:
+        for label in list(counted.values):
+            _tell(counted, label)
 
 
 tallies.changed = _tell
@@ -501,8 +544,8 @@ tallies.changed = _tell
 
 def _after_fork() -> None:
     """In a forked child: nothing of the parent's is written or owned any more. Opens nothing, logs nothing."""
-    global _decided, _attaching, _own, _reader, _inherited, _retry_at
-    _inherited = _own is None
+    global _decided, _attaching, _own, _reader, _shown, _inherited, _retry_at
+    _inherited = _own is None and (_decided or _inherited)
     if _own is not None:
         _own.close()
         _to_zero()
@@ -512,7 +555,8 @@ def _after_fork() -> None:
                 record = series.record
                 series.record = _going_on(Pending(len(record.counts)), record)
     _decided = _attaching = False
-    _own, _reader, _retry_at = None, None, 0.0
+    _own, _reader, _shown = None, None, None
+    _retry_at = 0.0
     _told.clear()
     _reported.clear()
 
