@@ -90,11 +90,11 @@ def wsgi(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     if "no-files" not in environ["QUERY_STRING"]:
         return _measured_wsgi(environ, start)
     with exhaustion.no_files():
-        response = _measured_wsgi(environ, start)
+        body = _measured_wsgi(environ, start)
         try:
-            return list(response)
+            return list(body)
         finally:
-            response.close()  # type: ignore[attr-defined]
+            getattr(body, "close", lambda: None)()
 
 
 # --- ASGI -------------------------------------------------------------------------------------------------------------

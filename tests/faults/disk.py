@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final
@@ -26,6 +27,7 @@ from tests.programs import PATIENCE, eventually
 _WORKERS: Final = 2
 _MORE: Final = 2  # workers that are added in the middle of the trouble, where the server can do that
 _SERIES: Final = 600  # more than a file has room for before it has to grow
+_HUNGRY: Final = 6  # clients whose requests find no descriptor
 _SIZE: Final = 1 << 20  # bytes of a small file system
 _FILE: Final = 65_536  # bytes that no file may exceed
 
@@ -74,22 +76,23 @@ def removed(server: Server, directory: Path, load: Load) -> Iterator[None]:
 
 @contextmanager
 def no_files(server: Server, directory: Path, load: Load) -> Iterator[None]:
-    """Some requests, also scrapes, run in processes that can open no more files; some workers are new and have none."""
-    more(server, load)
+    """Many requests, also scrapes, run in processes that can open no more files; some workers are new and have none."""
     stop = threading.Event()
 
     def ask() -> None:
         while not stop.is_set():
-            load.ask(query="no-files")
+            load.ask(query="no-files", route="/fast")  # the others let requests begin meanwhile that suffer
             scrape(server.host, server.port, query="no-files")
 
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    with ThreadPoolExecutor(_HUNGRY) as pool:
+        asking = [pool.submit(ask) for _ in range(_HUNGRY)]
+        try:
+            more(server, load)
+            yield
+        finally:
+            stop.set()
+    for each in asking:
+        each.result()
 
 
 TROUBLES: Final[dict[str, Trouble]] = {
@@ -170,7 +173,7 @@ def _whole(server: Server, load: Load, workers: int) -> Page:
     """The page of all *workers*, once it has each series of every counter as often as it was asked for."""
 
     def whole() -> Page | None:
-        page = settled(server, workers)
+        page = settled(server, workers, lambda page: None)
         found = {sample.labels.get("series", ""): sample.value for sample in page.families["handled"].samples}
         return page if found == load.handled else None
 

@@ -46,7 +46,7 @@ def run(name: str, count: int, directory: Path, environment: Mapping[str, str]) 
                         lambda: server.log[-3000:],
                     )
                     scraper.check()
-        last = settled(server, WORKERS)
+        last = settled(server, WORKERS, rules.check)
         handled = last.value("handled_total", series="child")
         assert handled == 0, f"{handled} of what processes counted that are no workers"
         found = Figures({"processes started in requests": count * len(child.WAYS)})

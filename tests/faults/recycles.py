@@ -40,12 +40,12 @@ def run(name: str, count: int, directory: Path, environment: Mapping[str, str]) 
             while len(load.seen) < count + WORKERS:
                 _wait_for_another(server, load)
                 scraper.check()
-                if len(load.seen) > count / 10:
-                    states.append(_state(server, load))
+                state = _state(server, load)
+                if len(load.seen) > count / 10 and len(state.sizes) == WORKERS:
+                    states.append(state)
                 time.sleep(0.05)
         # A scrape is a request too: the last of a worker's may be the one that would have let all agree.
-        last = settled(server, 2)
-        rules.check(last)
+        last = settled(server, 2, rules.check)
         found = Figures({"workers recycled": len(load.seen) - WORKERS})
         found.add(counting.check(rules, last, {}))
         found.add({"files at most": scraper.files, "scrapes cut off": scraper.interrupted})

@@ -66,8 +66,8 @@ class Scraper:
         self._done.result()
 
 
-def settled(server: Server, workers: int) -> Page:
-    """The page that all *workers* answer alike, once they do; then no request is under way."""
+def settled(server: Server, workers: int, check: Callable[[Page], object]) -> Page:
+    """The page that all *workers* answer alike, once they do: then no request is under way. *check* sees all pages."""
     pages: dict[int, Page] = {}
 
     def agree() -> bool:
@@ -75,6 +75,7 @@ def settled(server: Server, workers: int) -> Page:
             page = scrape(server.host, server.port, timeout=5.0)
         except (OSError, http.client.HTTPException):
             return False
+        check(page)
         pages[page.worker] = page
         # All of them as they are now: what one answered before another answered differently says nothing.
         for pid in [pid for pid, other in pages.items() if other.counts() != page.counts()]:

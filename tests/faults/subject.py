@@ -1,9 +1,11 @@
 """Metrics of every kind with numbers that are known, and the processes that fill them.
 
-`python -m tests.faults.subject fill SEED` fills them, says so in a line, and stays until its input ends; `observe`
-observes without end, and `pages` answers every line of its input with a page, as a line of JSON.
+`python -m tests.faults.subject fill SEED` fills them, says so in a line, and stays until its input ends. In place of
+that, `observe FIRST` observes that number and all that follow in the histogram, and `pages` answers every line of its
+input with a page, as a line of JSON.
 """
 
+import itertools
 import json
 import random
 import sys
@@ -29,14 +31,11 @@ make_wsgi_app()  # which brings the library's own metrics to the registry
 def observe(number: int, series: str) -> None:
     """Observe *number*, from which value and exemplar follow: by its own labels, by a span, or none."""
     value = value_of(number)
-    trace_id, span_id = trace_of(number)
-    kind = number % 3
-    if kind == 0:
+    if number % 3 == 0:
         histogram.labels(series).observe(value, exemplar={"number": str(number)})
         counter.labels(series).inc(exemplar={"number": str(number)})
     else:
-        context = SpanContext(trace_id, span_id, is_remote=False, trace_flags=TraceFlags(kind == 1))
-        with trace.use_span(NonRecordingSpan(context)):
+        with trace.use_span(NonRecordingSpan(context_of(number))):
             histogram.labels(series).observe(value)
             counter.labels(series).inc()
     gauge.labels(series).inc()
@@ -52,6 +51,12 @@ def trace_of(number: int) -> tuple[int, int]:
     return number | 0xABCDEF << 96, number | 0xFEDCBA << 40
 
 
+def context_of(number: int) -> SpanContext:
+    """That of the span of *number*, which is sampled if one is wanted from it."""
+    trace_id, span_id = trace_of(number)
+    return SpanContext(trace_id, span_id, is_remote=False, trace_flags=TraceFlags(number % 3 == 1))
+
+
 def number_of(labels: dict[str, str]) -> int | None:
     """The number whose exemplar has *labels*; ``None`` if there is none."""
     if labels.keys() == {"number"} and labels["number"].isdecimal():
@@ -64,20 +69,29 @@ def number_of(labels: dict[str, str]) -> int | None:
     return None
 
 
-def _main(command: str, seed: str = "0") -> None:
+class _Current(NonRecordingSpan):
+    """A span that becomes another, as entering a context takes much longer than an observation does."""
+
+    def show(self, number: int) -> None:
+        self._context = context_of(number)
+
+
+def _main(command: str, argument: str = "0") -> None:
     span.budget(0.0)  # no marks: every sampled span will do
     if command == "fill":
-        choose = random.Random(int(seed))
-        for number in range(int(seed) * 1000, int(seed) * 1000 + choose.randint(100, 300)):
+        seed = int(argument)
+        choose = random.Random(seed)
+        for number in range(seed * 1000, seed * 1000 + choose.randint(100, 300)):
             observe(number, str(choose.randrange(SERIES)))
         print("filled", flush=True)
         sys.stdin.read()
     elif command == "observe":
         print("observing", flush=True)
-        number = 0
-        while True:
-            number += 1
-            observe(number, "")
+        series, current = histogram.labels(""), _Current(trace.INVALID_SPAN_CONTEXT)
+        with trace.use_span(current):
+            for number in itertools.count(int(argument)):
+                current.show(number)
+                series.observe(value_of(number), exemplar={"number": str(number)} if number % 3 == 0 else None)
     elif command == "pages":
         for _ in sys.stdin:
             page, _content_type = render(REGISTRY, accept=OPENMETRICS)
