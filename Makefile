@@ -2,13 +2,15 @@
 #
 #   make test         the environment, the checks, and the tests against the installed wheel
 #   make check        linter, formatter and type checker only
+#   make versions     the tests under every supported Python, and with the oldest supported frameworks
 #   make demo         a small shop under load, its metrics and its newest exemplars; Ctrl-C ends it
 #   make bench        what a request and a scrape cost, against the alternatives
 #   make fuzz         the tests of untrusted input, with ten times the inputs of `make test`
 #   make dashboards   write dashboards/*.json again from dashboards/build.py
 #   make clean        remove whatever the above made
 #
-# PYTHON=python3.12 chooses the interpreter; ARGS="-k policy" is handed to pytest, the benchmarks or the demo.
+# PYTHON=python3.12 chooses the interpreter; ARGS="-k policy" is handed to pytest, the benchmarks or the demo, and
+# to nox by `make versions`: ARGS="-s tests-3.12 -- -k policy".
 
 PYTHON ?= python3
 ARGS   ?=
@@ -16,21 +18,27 @@ ARGS   ?=
 VENV  := $(CURDIR)/.venv
 BIN   := $(VENV)/bin
 DEMO  := $(CURDIR)/.venv-demo
+DIST  := $(CURDIR)/dist
 # The tree the tests run in: the unpacked sdist without the package, so that only the installed wheel can be imported.
 TREE  := $(CURDIR)/.build
-FILES := $(shell find exemplars dashboards compose docs tests .ci .github *.md LICENSE Makefile -type f -not -path '*/__pycache__/*')
+FILES := $(shell find exemplars dashboards compose docs tests .ci .github *.md *.py LICENSE Makefile -type f -not -path '*/__pycache__/*')
 
-.PHONY: test check demo bench fuzz dashboards clean
+.PHONY: test tree versions check demo bench fuzz dashboards clean
 
-test: check $(VENV)/.wheel
-	rm -rf $(TREE)
-	mkdir $(TREE)
-	tar -xzf dist/exemplars-*.tar.gz -C $(TREE) --strip-components=1
-	rm -r $(TREE)/exemplars
+test: check $(VENV)/.wheel tree
 	cd $(TREE) && $(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage combine --quiet $(TREE)/.coverage
 	$(BIN)/coverage report
 	$(if $(ARGS),,$(BIN)/coverage report --include=exemplars/recorder.py --fail-under=100)
+
+versions: tree
+	$(BIN)/nox $(ARGS)
+
+tree: $(DIST)/.made
+	rm -rf $(TREE)
+	mkdir $(TREE)
+	tar -xzf $(DIST)/exemplars-*.tar.gz -C $(TREE) --strip-components=1
+	rm -r $(TREE)/exemplars
 
 check: $(VENV)/.made
 	$(BIN)/ruff check
@@ -50,7 +58,7 @@ dashboards: $(VENV)/.made
 	$(BIN)/python -m dashboards.build
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(TREE) dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO) $(TREE) $(DIST) .nox .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find exemplars dashboards tests -name __pycache__ -prune -exec rm -r {} +
 
 # pip below 25.1 does not know --group.
@@ -61,10 +69,13 @@ $(VENV)/.made: pyproject.toml
 	$(BIN)/python -m pip install --quiet --group dev
 	touch $@
 
-$(VENV)/.wheel: $(VENV)/.made $(FILES)
-	rm -rf dist
-	$(BIN)/python -m build --quiet --no-isolation --outdir dist
-	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl
+$(DIST)/.made: $(VENV)/.made $(FILES)
+	rm -rf $(DIST)
+	$(BIN)/python -m build --quiet --no-isolation --outdir $(DIST)
+	touch $@
+
+$(VENV)/.wheel: $(DIST)/.made
+	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall $(DIST)/*.whl
 	touch $@
 
 # What a user would have: the package with its extra, and nothing of the developers' tools.

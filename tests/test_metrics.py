@@ -28,6 +28,9 @@ from tests.otel import Spans
 NEWEST: Final = Policy(min_retention=0.0)
 KINDS: Final = ("Histogram", "Counter", "Gauge")
 
+# In removing, in empty names and in timers, theirs were other than today's.
+theirs_are_old: Final = not hasattr(theirs.Counter, "remove_by_labels")
+
 Sample = tuple[str, tuple[tuple[str, str], ...], float]  # name, labels, value
 
 
@@ -102,6 +105,8 @@ def test_names_are_built_and_refused_as_theirs_are(kind: str, given_: dict[str, 
         assert (described.name, described.type, described.unit) == (family.name, family.type, family.unit)
         return [family.name, family.type, family.unit, family.documentation, *(name for name, _, _ in samples(metric))]
 
+    if theirs_are_old and given_["name"] == "" and len(given_) > 1:
+        pytest.skip("these prometheus_clients take part of a name for all of it")
     assert outcome(lambda: names(ours)) == outcome(lambda: names(theirs))
     if outcome(lambda: names(theirs)) == "returned":
         assert names(ours) == names(theirs)
@@ -217,6 +222,8 @@ def forty_two() -> int:
     ids=str,
 )
 def test_a_call_ends_as_theirs_does(kind: str, labelnames: tuple[str, ...], call: Call) -> None:
+    if theirs_are_old and call.method in ("remove", "remove_by_labels", "clear"):
+        pytest.skip("these prometheus_clients remove otherwise, or cannot")
     mine, their = both(kind, "n", "d", labelnames)
 
     assert outcome(lambda: call.on(mine)) == outcome(lambda: call.on(their))
@@ -269,6 +276,8 @@ exemplar_labels = st.none() | st.dictionaries(
 common = st.builds(call, st.just("remove"), values, values) | st.builds(
     call, st.just("remove_by_labels"), st.dictionaries(st.sampled_from(("a", "b")), values, max_size=2)
 )
+if theirs_are_old:
+    common = st.just(call("clear"))
 # Calls on a child of random labels.
 calls: Final = {
     "Histogram": st.builds(call, st.just("observe"), amounts, exemplar_labels),
@@ -403,7 +412,7 @@ def test_time_as_context_manager_and_decorator_with_labels_given_late_or_early(k
             pass
         with metric.time() as timer:
             timer.labels("late")
-        assert timer.duration >= 0
+        assert theirs_are_old or timer.duration >= 0
 
         @metric.labels("decorated").time()  # type: ignore[untyped-decorator]
         def double(number: int, *, add: int = 0) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import inspect
 import re
 import threading
 import time
@@ -21,6 +22,7 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.instrumentation.flask import FlaskInstrumentor
 from opentelemetry.instrumentation.starlette import StarletteInstrumentor
@@ -1031,6 +1033,8 @@ def traced_route(spans: InMemorySpanExporter) -> object:
 @named(STARLETTE)
 def test_opentelemetry_starlette(case: Case, spans: InMemorySpanExporter, provider: TracerProvider) -> None:
     """The same spelling; OpenTelemetry's names the outermost mount only, and for a host the raw path."""
+    if case.name.startswith("host") and "exclude_spans" not in inspect.signature(OpenTelemetryMiddleware).parameters:
+        pytest.skip("OpenTelemetry's of before 0.48 fails where a route names a host")
     app = starlette_app()
     StarletteInstrumentor.instrument_app(app, tracer_provider=provider)
     through_asgi(app, case.path, method=case.method, host=case.host)
