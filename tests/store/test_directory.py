@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -193,6 +192,18 @@ def test_without_a_master_whose_start_is_known_there_is_none() -> None:
         process.wait()
     with pytest.raises(OSError, match=f"start time of the master, process {process.pid}, is unknown: No such file"):
         of_group(OURS._replace(master=process.pid), None)
+
+
+def test_a_masters_program_may_have_any_name(tmp_path: Path) -> None:
+    """The kernel shows it in parentheses, before the start time, as it is."""
+    odd = tmp_path / ") S 1 (x y"
+    shutil.copy(shutil.which("sleep") or "/bin/sleep", odd)
+    with subprocess.Popen([odd, "1000"]) as process:
+        try:
+            ticks = time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")
+            assert directory._started(os.getpid()) < directory._started(process.pid) <= ticks
+        finally:
+            process.kill()
 
 
 def test_with_neither_a_group_nor_a_name_there_is_none() -> None:
@@ -397,8 +408,7 @@ def test_files_that_are_not_this_users_alone_are_not_opened(found: Directory, tm
     os.link(inside / "one", inside / "another")
     os.mkfifo(inside / "pipe")
     (inside / "directory").mkdir()
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(inside / "socket"))
+    os.mknod(inside / "socket", stat.S_IFSOCK | 0o600)
     names = ["symlink", "dangling", "one", "another", "pipe", "directory", "socket"]
     if not os.geteuid():
         os.mknod(inside / "device", stat.S_IFCHR | 0o600, os.makedev(1, 3))
@@ -414,6 +424,24 @@ def test_files_that_are_not_this_users_alone_are_not_opened(found: Directory, tm
     assert len(os.listdir("/proc/self/fd")) == before
     assert (tmp_path / "elsewhere").read_text() == "theirs"
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_file_that_is_removed_while_it_is_opened_is_not_there(
+    found: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (Path(found.path) / "worker-1").touch()
+    real = os.open
+
+    def open_and_remove(name: str, *arguments: int, dir_fd: int) -> int:
+        fd = real(name, *arguments, dir_fd=dir_fd)
+        os.unlink(name, dir_fd=dir_fd)
+        return fd
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patched, pytest.raises(FileNotFoundError, match="worker-1 was removed"):
+        patched.setattr(os, "open", open_and_remove)
+        found.open("worker-1", os.O_RDONLY)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_lock_that_leads_elsewhere_is_not_taken(found: Directory, tmp_path: Path) -> None:
@@ -624,6 +652,23 @@ def test_the_machines_own_file_systems_are_told_apart(tmp_path: Path) -> None:
     with mounted("tmpfs", "size=64k", tmp_path / "with a space"), mounted("overlay", options, tmp_path / "merged"):
         assert directory._kind(str(tmp_path / "with a space")) == "tmpfs"
         assert directory._kind(str(tmp_path / "merged")) == "overlay"
+
+
+def test_where_no_table_of_mounts_is_a_directory_can_be_named_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On other systems, where nothing is shared: the same configuration must not be an error there."""
+
+    def missing(*_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(directory, "open", missing, raising=False)
+    assert directory._kind(str(tmp_path)) == ""
+    assert named({"EXEMPLARS_DIR": str(tmp_path)}) == ("EXEMPLARS_DIR", str(tmp_path))
+
+    monkeypatch.setattr(ofd, "SUPPORTED", False)
+    with pytest.raises(OSError, match="on 64-bit Linux only"):
+        of_group(OURS, ("EXEMPLARS_DIR", str(tmp_path)))
 
 
 # Named ones.
@@ -983,6 +1028,26 @@ def test_a_pid_that_has_been_given_to_another_process_is_not_the_master(here: Di
     assert remove_abandoned(here) == 1
     assert not reused.exists()
     assert living.exists()
+
+
+def test_a_living_master_that_proc_hides_is_not_gone(here: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`hidepid` shows nobody the processes of others."""
+
+    def hidden(pid: int) -> int:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"/proc/{pid}/stat")
+
+    def is_another_users(pid: int, number: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    abandoned(here, start="1")
+    monkeypatch.setattr(directory, "_started", hidden)
+    assert remove_abandoned(here) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "kill", is_another_users)
+        assert remove_abandoned(here) == 0
+    never = abandoned(here, master="99999999999999")
+    assert remove_abandoned(here) == 0
+    assert never.exists(), "no system has such a process: not a name that we have given"
 
 
 def test_a_group_of_another_boot_is_removed(here: Directory) -> None:
