@@ -6,6 +6,7 @@
 #   make demo         a small shop under load, its metrics and its newest exemplars; Ctrl-C ends it
 #   make bench        what a request and a scrape cost, against the alternatives
 #   make fuzz         the tests of untrusted input, with ten times the inputs of `make test`
+#   make campaign     thousands of kills, recycles and damaged files under real servers: most of an hour
 #   make dashboards   write dashboards/*.json again from dashboards/build.py
 #   make clean        remove whatever the above made
 #
@@ -23,7 +24,7 @@ DIST  := $(CURDIR)/dist
 TREE  := $(CURDIR)/.build
 FILES := $(shell find exemplars dashboards compose docs tests .ci .github *.md *.py LICENSE Makefile -type f -not -path '*/__pycache__/*')
 
-.PHONY: test tree versions check demo bench fuzz dashboards clean
+.PHONY: test tree versions check demo bench fuzz campaign dashboards clean
 
 test: check $(VENV)/.wheel tree
 	cd $(TREE) && $(BIN)/coverage run -m pytest $(ARGS)
@@ -53,6 +54,9 @@ bench: $(VENV)/.wheel
 
 fuzz: $(VENV)/.wheel
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+campaign: $(VENV)/.wheel
+	$(BIN)/python -m tests.faults $(ARGS)
 
 dashboards: $(VENV)/.made
 	$(BIN)/python -m dashboards.build

@@ -128,7 +128,8 @@ async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
             message = {**message, "headers": [*message.get("headers", ()), *own]}
         return send(message)
 
-    if b"no-files" not in scope["query_string"]:
+    # Only where the event loop does nothing else meanwhile, such as to accept a connection.
+    if b"no-files" not in scope["query_string"] or scope["path"] in ("/slow", "/metrics"):
         await _measured_asgi(scope, receive, send_with_worker)
     else:
         with exhaustion.no_files():

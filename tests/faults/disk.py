@@ -24,10 +24,10 @@ from tests.faults.scraping import Scraper, settled
 from tests.faults.servers import COMMANDS, Server, running
 from tests.programs import PATIENCE, eventually
 
+SERVERS: Final = ("gunicorn sync", "uvicorn")
 _WORKERS: Final = 2
 _MORE: Final = 2  # workers that are added in the middle of the trouble, where the server can do that
 _SERIES: Final = 600  # more than a file has room for before it has to grow
-_HUNGRY: Final = 6  # clients whose requests find no descriptor
 _SIZE: Final = 1 << 20  # bytes of a small file system
 _FILE: Final = 65_536  # bytes that no file may exceed
 
@@ -76,23 +76,23 @@ def removed(server: Server, directory: Path, load: Load) -> Iterator[None]:
 
 @contextmanager
 def no_files(server: Server, directory: Path, load: Load) -> Iterator[None]:
-    """Many requests, also scrapes, run in processes that can open no more files; some workers are new and have none."""
+    """Most requests, also scrapes, run in processes that can open no more files; some workers are new and have none."""
     stop = threading.Event()
 
     def ask() -> None:
-        while not stop.is_set():
-            load.ask(query="no-files", route="/fast")  # the others let requests begin meanwhile that suffer
+        while not stop.wait(0.01):
             scrape(server.host, server.port, query="no-files")
 
-    with ThreadPoolExecutor(_HUNGRY) as pool:
-        asking = [pool.submit(ask) for _ in range(_HUNGRY)]
+    load.query = "no-files"
+    with ThreadPoolExecutor(1) as pool:
+        scrapes = pool.submit(ask)
         try:
             more(server, load)
             yield
         finally:
             stop.set()
-    for each in asking:
-        each.result()
+    load.query = ""
+    scrapes.result()
 
 
 TROUBLES: Final[dict[str, Trouble]] = {
@@ -150,7 +150,7 @@ def run(name: str, trouble: str, seconds: float, directory: Path) -> Figures | N
                 load.series = _SERIES
                 begun = len(load.requests)
                 time.sleep(seconds)
-                eventually(lambda: len(load.requests) > begun + 2 * _SERIES, "requests in trouble")
+                eventually(lambda: len(load.requests) > begun + 4 * _SERIES, "requests in trouble")
                 scraper.check()
             in_trouble = len(load.requests) - begun
             time.sleep(1.5)  # longer than the library waits before it tries again

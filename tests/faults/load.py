@@ -43,6 +43,7 @@ class Load:
         self._address = host, port
         self._pause = pause
         self.series = series
+        self.query = ""  # what the application is asked for besides, which may be changed
         self.handled: Counter[str] = Counter()  # requests by series of that counter
         self._run = secrets.randbits(63) | 1
         self._numbering = threading.Lock()
@@ -70,15 +71,15 @@ class Load:
         known = 0 < number <= self.issued and self.is_traced(number) and self.trace(number) == (trace_id, span_id)
         return number if known else None
 
-    def ask(self, *, query: str = "", route: str = "") -> Request:
-        """Send the next request, with *query*, and remember how it ended; to *route*, without a trace, if given."""
+    def ask(self, *, route: str = "") -> Request:
+        """Send the next request and remember how it ended; to *route*, without a trace, if given."""
         with self._numbering:
             self.issued = number = self.issued + 1
             series = f"{number % self.series:x<{_LONG}}" if self.series > 1 else ""
             self.handled[series] += 1
         traced = self.is_traced(number) and not route
         route = route or self.route(number)
-        head = f"GET {route}?series={series}&{query} HTTP/1.1\r\nHost: campaign\r\nConnection: close\r\n"
+        head = f"GET {route}?series={series}&{self.query} HTTP/1.1\r\nHost: campaign\r\nConnection: close\r\n"
         if traced:
             head += "traceparent: 00-{}-{}-01\r\n".format(*self.trace(number))
         started = time.monotonic()

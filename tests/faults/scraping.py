@@ -67,27 +67,34 @@ class Scraper:
 
 
 def settled(server: Server, workers: int, check: Callable[[Page], object]) -> Page:
-    """The page that all *workers* answer alike, once they do: then no request is under way. *check* sees all pages."""
-    pages: dict[int, Page] = {}
+    """The page that all *workers* answer alike, once they do, as no request is under way. *check* is given each one's.
+
+    Asked all at once: of many that wait, the kernel may always wake the same one.
+    """
+    at_once = 3 * workers
+    last: list[Page] = []
+
+    def page() -> Page | None:
+        try:
+            return scrape(server.host, server.port, timeout=10.0)
+        except (OSError, http.client.HTTPException):
+            return None
 
     def agree() -> bool:
-        try:
-            page = scrape(server.host, server.port, timeout=5.0)
-        except (OSError, http.client.HTTPException):
-            return False
-        check(page)
-        pages[page.worker] = page
-        # All of them as they are now: what one answered before another answered differently says nothing.
-        for pid in [pid for pid, other in pages.items() if other.counts() != page.counts()]:
-            del pages[pid]
-        return len(pages) >= workers
+        pages = [each for each in pool.map(lambda _: page(), range(at_once)) if each is not None]
+        last[:] = pages
+        alike = all(each.counts() == pages[0].counts() for each in pages)
+        return alike and len({each.worker for each in pages}) >= workers
 
-    eventually(
-        agree,
-        f"{workers} workers to answer alike",
-        lambda: f"{[(pid, page.counts()) for pid, page in pages.items()]}\n{server.log[-3000:]}",
-    )
-    return pages[max(pages, key=lambda pid: pages[pid].ended)]
+    with ThreadPoolExecutor(at_once) as pool:
+        eventually(
+            agree,
+            f"{workers} workers to answer alike",
+            lambda: f"{[(each.worker, each.counts()) for each in last]}\n{server.log[-3000:]}",
+        )
+    for each in last:
+        check(each)
+    return last[-1]
 
 
 @contextmanager

@@ -174,9 +174,9 @@ def _half_written(data: bytes) -> bool:
 
 
 def run(rounds: int, each: int, directory: Path, seed: int) -> Figures | None:
-    """Follow *rounds* workers through *each* states of their files, then kill them; ``None`` where no process may be traced.
+    """Follow *rounds* workers, through *each* states of their files; ``None`` where no process may be traced.
 
-    Raises ``AssertionError`` when a page shows what was not written whole.
+    Each is killed then. Raises ``AssertionError`` when a page shows what was not written whole.
     """
     if not can_trace():
         return None
