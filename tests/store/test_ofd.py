@@ -89,6 +89,20 @@ def test_asking_takes_nothing_and_needs_no_right_to_write(file: str) -> None:
         assert not ofd.held(owner), "what one holds oneself is held by nobody else"
 
 
+def test_a_shared_lock_lets_others_share_and_nobody_take(file: str) -> None:
+    with opened(file) as first, opened(file) as second, opened(file, os.O_RDONLY) as asking:
+        assert ofd.share(first)
+        assert not ofd.held(first)
+        assert ofd.held(asking)
+        assert ofd.share(second)
+        assert not ofd.take(second)
+
+        ofd.release(first)
+        assert ofd.held(asking), "the second still does"
+        assert ofd.take(second)
+        assert not ofd.share(first)
+
+
 def test_a_lock_needs_a_descriptor_that_may_write(file: str) -> None:
     with opened(file, os.O_RDONLY) as reader, pytest.raises(OSError):
         ofd.take(reader)
