@@ -117,11 +117,14 @@ def start_http_server(
 
     Workers of one group serve the same port together, each of them answering for all: call it in each of them. Called
     in their master before the fork (gunicorn with ``--preload``, uWSGI without ``lazy-apps``), it binds nothing there,
-    and what it returned comes to life in every worker; what goes wrong then is logged as an error and tried again every
-    few seconds. With port 0, every worker has a port of its own, which ``server.server_port`` tells in that worker.
+    and every worker serves instead, on a thread of its own beside the one returned; the server returned ends it in the
+    worker that asks for it, and in the master for all workers to come. What goes wrong in a worker is then logged as an
+    error and tried again every few seconds. With port 0, every worker has a port of its own, which
+    ``server.server_port`` tells in that worker. Where workers have no directory to share, one gets the port.
 
     Raises ``OSError`` when the port is taken, also by a server that would share it, or a file cannot be read, and
-    ``ValueError`` for arguments of TLS without *certfile*, which would be served in the clear.
+    ``ValueError`` for arguments of TLS without *certfile*, which would be served in the clear, and for a directory that
+    is named in the environment and cannot be used.
     """
     context = None
     if certfile is not None:

@@ -29,16 +29,16 @@ class Share:
         self._held: tuple[Directory, int] | None = None
 
     @contextmanager
-    def joined(self) -> Iterator[bool]:
-        """Keep siblings from coming or being told meanwhile; tell whether any serves the port.
+    def joined(self, patience: float = 0.5) -> Iterator[bool]:
+        """Keep siblings from joining meanwhile; tell whether any serves the port already.
 
         On leaving without an error this process does as well. A second server in the same process is no sibling. Raises
-        ``OSError`` at the entry where the group has no directory, or it cannot be locked.
+        ``OSError`` at the entry where the group has no directory, or another keeps it locked for *patience* seconds.
         """
         with lock, ExitStack() as undo:
             directory = directories.of_group(self._group, directories.named())
             undo.callback(directory.close)
-            with directory.locked():
+            with directory.locked(patience):
                 fd = directory.open(self._name, os.O_RDWR | os.O_CREAT)
                 undo.callback(os.close, fd)
                 yield self._name not in _here and ofd.held(fd)
@@ -56,7 +56,7 @@ class Share:
             with lock:
                 if self._held is not former:
                     return
-                with self.joined():
+                with self.joined(patience=0.0):
                     pass
                 self._close(*former)
 
