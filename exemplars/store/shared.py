@@ -186,14 +186,17 @@ class OwnFile:
             if not ofd.take(fd):
                 raise BlockingIOError(f"{name} was just made, and is locked")
             file = cls(directory, name, fd)
-            file._grow(size)
-            file.write(0, layout.header(file.pid))
-            file._set_used(layout.HEADER)
+            file._make(size)
         except BaseException:
             os.unlink(name, dir_fd=directory.fd)
             os.close(fd)
             raise
         return file
+
+    def _make(self, size: int) -> None:
+        self._grow(size)
+        self.write(0, layout.header(self.pid))
+        self._set_used(layout.HEADER)
 
     def moved(self, directory: Directory) -> "OwnFile":
         """A new file in *directory* with all that stands in this one, at the same offsets; this one is closed.
@@ -371,6 +374,9 @@ class OwnFile:
         """Go on where the last owner was when it ended. Raises `DamagedError` for what it can not have left."""
         size = os.fstat(self.lock_fd).st_size
         data = os.pread(self.lock_fd, size, 0)
+        if not any(data):  # its maker ended before it was one
+            self._make(_FIRST)
+            return
         used = layout.used(data, size)
         size -= size % mmap.ALLOCATIONGRANULARITY
         if size < used:
