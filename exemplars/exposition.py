@@ -4,9 +4,9 @@ import copy
 import inspect
 import math
 import re
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
-from itertools import accumulate, chain, compress, repeat
+from itertools import accumulate, chain, compress, groupby, repeat
 from typing import Any, Final, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
@@ -19,15 +19,16 @@ from prometheus_client.utils import floatToGoString
 from exemplars import beside, faults, metrics, semconv
 from exemplars.metrics import Histogram, Metric, Series
 from exemplars.negotiation import Format, choose
-from exemplars.policy import Slot
+from exemplars.policy import Shown
 from exemplars.selfmetrics import SelfMetrics, collectors_of, plain_text_scrapes
 from exemplars.store import worker
+from exemplars.store.layout import Stored
 
 _PIECE: Final = 16_384  # bytes after which a piece is handed on: a fraction of a millisecond's work
 _EOF: Final = b"# EOF\n"
-_TRACED: Final = f' # {{{semconv.TRACE_ID}="%032x",{semconv.SPAN_ID}="%016x"}} %s %.3f\n'
-_LABELLED: Final = " # {%s} %s %.3f\n"
+_TRACED: Final = f' # {{{semconv.TRACE_ID}="%s",{semconv.SPAN_ID}="%s"}} %s %d.%03d'
 _number: Final = cast(Callable[[float], str], floatToGoString)
+_ZERO: Final = _number(0.0)
 # prometheus_client escapes names since 0.23.
 _ESCAPES: Final = "escaping" in inspect.signature(encode_openmetrics).parameters
 # What every escaping scheme but dots leaves as it is.
@@ -98,20 +99,20 @@ def _registered(
 
 
 class _Text(NamedTuple):
-    """The text of one series, and what it was made of."""
+    """What is kept of one series: its lines, but for their beginnings and values, and what they were made of."""
 
-    parts: list[str]  # in turn: what stands before a value, the value, the rest of its line
+    template: str
+    labels: str
     exemplar_changes: int
-    slots: list[Slot | None]  # what is shown of them
+    slots: list[Shown | None]  # what is shown of them
     expires_at: float  # monotonic seconds after which one of them has to vanish
     shown: int
-    counts: list[int]
     total: float
-    text: str
+    number: str  # the total as it is written
 
 
 class _Writer:
-    """Writes one metric in one spelling, and keeps the text of every series until it changes.
+    """Writes one metric in one spelling, and keeps a template of every series until its exemplars change.
 
     Holds no reference to the metric, which would never go away with one. Kept texts are replaced, not changed: so
     threads may write at once, and a process forked meanwhile finds them whole.
@@ -121,25 +122,35 @@ class _Writer:
         self._openmetrics = openmetrics
         self._spell = _spell_dots if dots else str
         samples = self._samples(metric)
-        self._totals = len(samples) - len(metric.les) if isinstance(metric, Histogram) else None
+        self._buckets = len(metric.les) if isinstance(metric, Histogram) else 0
+        self._totals = len(samples) - self._buckets
         self._wanted = [not wanted or metric.name + suffix in wanted for suffix, _ in samples]
         self._whole = all(self._wanted)
-        self._lines = [self._around_labels(metric, *sample) for sample in compress(samples, self._wanted)]
+        lines = [self._around_labels(metric, *sample) for sample in compress(samples, self._wanted)]
+        # What lines begin with, and how many of them in a row do; then what follows the labels, and the value's place.
+        self._begins = [(before, len(list(alike))) for before, alike in groupby(lines, lambda line: line[0])]
+        self._tails = [f"%s{after.replace('%', '%%')}%s" for _, after in lines]
         self._comments = self._comments_on(metric)
         self._texts: dict[Series, _Text] = {}
 
     def write(self, metric: Metric[Any]) -> Generator[bytes, None, int]:
         """Yield the text of *metric* piece by piece; return how many exemplars it has to show."""
-        if not self._lines:
+        if not self._tails:
             return 0
         now = metrics.monotonic()
         series = metric.series()
         piece, size, shown = [self._comments], 0, 0
         for each in series:
-            text = self._texts[each] = self._text(each, self._texts.get(each), now, metric.policy.max_age)
+            counts, total, slots, changes = each.read()
+            text = self._texts.get(each)
+            if text is None or changes != text.exemplar_changes or now > text.expires_at:
+                text = self._texts[each] = self._made(each, slots, changes, text, now, metric.policy.max_age)
+            if total != text.total:
+                text = self._texts[each] = text._replace(total=total, number=_number(total))
+            filled = text.template % self._values(text, counts)
             shown += text.shown
-            size += len(text.text)
-            piece.append(text.text)
+            size += len(filled)
+            piece.append(filled)
             if size >= _PIECE:
                 yield "".join(piece).encode()
                 piece, size = [], 0
@@ -149,52 +160,60 @@ class _Writer:
                 self._texts.pop(gone, None)
         return shown
 
-    def _text(self, series: Series, last: _Text | None, now: float, max_age: float) -> _Text:
-        counts, total, slots, changes = series.read()
-        if last is None or changes != last.exemplar_changes or now > last.expires_at:
-            parts = self._lines_of(series) if last is None else last.parts.copy()
-            oldest = now - max_age
-            slots = [slot if slot is not None and slot.taken_at >= oldest else None for slot in slots]
-            taken_at = [slot.taken_at for slot in slots if slot is not None]
-            expires_at = min(taken_at, default=math.inf) + max_age
-            if self._openmetrics:
-                endings = self._endings(slots, last)
-                if self._whole:
-                    parts[2 : 3 * len(endings) : 3] = endings
-                else:
-                    parts[2::3] = compress(chain(endings, repeat("\n")), self._wanted)
-        elif counts == last.counts and total == last.total:
-            return last
+    def _values(self, text: _Text, counts: Sequence[int]) -> tuple[object, ...]:
+        """What a template is filled with: in turn the beginning of a line and its value, in the order of `_samples`."""
+        values: list[object]
+        if self._buckets:
+            values = [*accumulate(counts)]
+            values += (values[-1], text.number)[: self._totals]
         else:
-            parts, slots, expires_at = last.parts.copy(), last.slots, last.expires_at
-        values = self._values(counts, total)
-        parts[1::3] = values if self._whole else compress(values, self._wanted)
-        shown = len(slots) - slots.count(None)
-        return _Text(parts, changes, slots, expires_at, shown, counts, total, "".join(parts))
+            values = [text.number]
+        if not self._whole:
+            values = [*compress(values, self._wanted)]
+        begins: list[object] = []
+        for before, times in self._begins:
+            begins += [before + text.labels] * times
+        filling = begins + values  # of the right length; the order comes now
+        filling[::2], filling[1::2] = begins, values
+        return tuple(filling)
 
-    def _values(self, counts: list[int], total: float) -> list[str]:
-        """The values of a series' samples, in the order of `_samples`."""
-        if self._totals is None:
-            return [_number(total)]
-        cumulated = [*map(str, accumulate(counts))]
-        return [*cumulated, *(cumulated[-1], _number(total))[: self._totals]]
-
-    def _endings(self, slots: list[Slot | None], last: _Text | None) -> list[str]:
-        """What follows the values of *slots*, made only where it is not what it was."""
+    def _made(
+        self,
+        series: Series,
+        slots: Sequence[Shown | None],
+        changes: int,
+        last: _Text | None,
+        now: float,
+        max_age: float,
+    ) -> _Text:
+        """What to keep of *series*, the endings of lines taken from *last* where they are what they were."""
         if last is None:
-            return [_ending(slot) for slot in slots]
-        return [
-            ending if slot is last_slot else _ending(slot)
-            for slot, last_slot, ending in zip(slots, last.slots, last.parts[2::3], strict=False)
-        ]
-
-    def _lines_of(self, series: Series) -> list[str]:
-        """The parts of a series without its values and exemplars."""
-        labels = _pairs([(self._spell(name), value) for name, value in series.labels])
-        parts: list[str] = []
-        for before, after in self._lines:
-            parts += (f"{before}{labels}{after}", "", "\n")
-        return parts
+            labels = _pairs([(self._spell(name), value) for name, value in series.labels])
+            known: Iterable[tuple[Shown | None, str]] = repeat((None, ""))
+            total, number = 0.0, _ZERO
+        else:
+            labels, total, number = last.labels, last.total, last.number
+            lines = zip(last.template.split("\n"), self._tails, strict=False)
+            known = zip(last.slots, [line[len(tail) :] for line, tail in lines], strict=False)
+        shown: list[Shown | None] = []
+        endings: list[str] = []
+        oldest = math.inf
+        for slot, (last_slot, last_ending) in zip(slots, known, strict=False):
+            ending = ""
+            if slot is not None:
+                taken_at = slot.taken_at
+                if now - taken_at > max_age:
+                    slot = None
+                else:
+                    oldest = min(oldest, taken_at)
+                    if self._openmetrics:
+                        ending = last_ending if slot is last_slot else _ending(slot)
+            shown.append(slot)
+            endings.append(ending)
+        ends = compress(chain(endings, repeat("")), self._wanted)
+        template = "".join([f"{tail}{ending}\n" for tail, ending in zip(self._tails, ends, strict=False)])
+        count = len(shown) - shown.count(None)
+        return _Text(template, labels, changes, shown, oldest + max_age, count, total, number)
 
     def _samples(self, metric: Metric[Any]) -> list[tuple[str, str]]:
         """Suffix of the name and further label of each sample of a series."""
@@ -247,14 +266,19 @@ def _ours(metric: Metric[Any], chosen: Format, wanted: Set[str]) -> Generator[by
         return 0
 
 
-def _ending(slot: Slot | None) -> str:
-    """What ends the line of a bucket or counter."""
-    if slot is None:
-        return "\n"
-    value = slot.value if -1e6 < slot.value < 1e6 else _number(slot.value)  # the same, sooner
-    if slot.labels is None:
-        return _TRACED % (slot.trace_id, slot.span_id, value, slot.timestamp_ms / 1000)
-    return _LABELLED % (_pairs(slot.labels.items()), value, slot.timestamp_ms / 1000)
+def _ending(slot: Shown) -> str:
+    """What ends the line of a bucket or counter, as part of a template."""
+    if isinstance(slot, Stored):
+        stamped, value, trace_id, span_id, _ = slot.fields()
+        milliseconds, ids = stamped >> 1, (trace_id.hex(), span_id.hex())
+    else:
+        milliseconds, value = slot.timestamp_ms, slot.value
+        ids = (f"{slot.trace_id:032x}", f"{slot.span_id:016x}")
+    shown = value if -1e6 < value < 1e6 else _number(value)  # the same, sooner
+    if slot.labels is not None:
+        labels = _pairs(slot.labels.items()).replace("%", "%%")
+        return f" # {{{labels}}} {shown} {milliseconds / 1000:.3f}"
+    return _TRACED % (*ids, shown, milliseconds // 1000, milliseconds % 1000)
 
 
 def _pairs(labels: Iterable[tuple[str, str]]) -> str:

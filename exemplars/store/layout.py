@@ -22,10 +22,11 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Final, NamedTuple
+from functools import cache
+from typing import ClassVar, Final, NamedTuple
 from zlib import crc32
 
 from exemplars.policy import Slot
@@ -51,6 +52,7 @@ _WORD: Final = struct.Struct("=IHH")
 _CRC: Final = struct.Struct("=I")
 _U64: Final = struct.Struct("=Q")
 _SLOT: Final = struct.Struct("=d16s8sI")
+_STORED: Final = struct.Struct("=Qd16s8sI")
 _GLANCE: Final = struct.Struct("=8xQQQII")
 _TEXT: Final = struct.Struct("=II")
 _NUMBERS: Final = struct.Struct("=dd")
@@ -235,18 +237,21 @@ class Head(NamedTuple):
     schema: int
 
 
-def read_head(data: bytes, at: int, end: int) -> Head:
-    """The head of the record at offset *at*. Raises `DamagedError` unless its check holds and it ends by *end*."""
+def read_head(data: bytes, at: int, end: int, base: int = 0) -> Head:
+    """The head of the record at offset *at* of a file, whose bytes from *base* on are *data*.
+
+    Raises `DamagedError` unless its check holds and it ends by *end*.
+    """
     if at < HEADER or at % 16 or at + HEAD > end:
         raise DamagedError("record", f"no room for a record at {at}")
-    length, kind, key_length, schema = _HEAD.unpack_from(data, at)
+    here = at - base
+    length, kind, key_length, schema = _HEAD.unpack_from(data, here)
     if kind == Kind.FREE:
         if length < HEAD or length % 16 or at + length > end:
             raise DamagedError("record", f"free room of {length} bytes at {at}")
         return Head(length, kind, b"", 0)
-    key_at = at + HEAD
-    key = data[key_at : key_at + key_length]
-    if crc32(key, crc32(data[at : at + 12])) != _CRC.unpack_from(data, at + 12)[0]:
+    key = data[here + HEAD : here + HEAD + key_length]
+    if crc32(key, crc32(data[here : here + 12])) != _CRC.unpack_from(data, here + 12)[0]:
         raise DamagedError("record", f"the check of the record at {at} fails")
     if length < padded(HEAD + key_length) or length % 16 or at + length > end:
         raise DamagedError("record", f"a record at {at} of {length} bytes")
@@ -293,6 +298,71 @@ def decode_slot(data: bytes | memoryview, at: int, stamped: int) -> Slot | None:
     trace = int.from_bytes(trace_id, "big")
     span = int.from_bytes(span_id, "big") if trace else _U64.unpack(span_id)[0]
     return Slot(value, stamped >> 1, taken_at, taken_at, trace, span)
+
+
+class Stored(bytes):
+    """An exemplar as a file has it, its stamp before it: all that a `Slot` tells, in a fraction of the room.
+
+    One of a trace: those with labels of their own are slots.
+    """
+
+    __slots__ = ()
+
+    labels: ClassVar[None] = None
+
+    def fields(self) -> tuple[int, float, bytes, bytes, int]:
+        """Stamp, value, trace id, span id and tenths of seconds."""
+        return _STORED.unpack(self)
+
+    @property
+    def value(self) -> float:
+        """The observed amount."""
+        return self.fields()[1]
+
+    @property
+    def timestamp_ms(self) -> int:
+        """The wall clock, in milliseconds."""
+        return self.fields()[0] >> 1
+
+    @property
+    def taken_at(self) -> float:
+        """Seconds of the monotonic clock."""
+        return self.fields()[4] / 10
+
+    @property
+    def trace_id(self) -> int:
+        """The trace."""
+        return int.from_bytes(self.fields()[2], "big")
+
+    @property
+    def span_id(self) -> int:
+        """The span."""
+        return int.from_bytes(self.fields()[3], "big")
+
+
+@cache
+def _slots(count: int) -> struct.Struct:
+    return struct.Struct("=" + "36sI" * count)
+
+
+@cache
+def _stamps(count: int) -> struct.Struct:
+    return struct.Struct(f"={count}Q")
+
+
+def read_slots(data: bytes, at: int, stamps: bytes, buckets: Iterable[int]) -> list[tuple[int, Stored | None]]:
+    """The exemplars of *buckets*, of a series that has them at *at*; ``None`` where a check fails."""
+    count = len(stamps) // 8
+    bodies = _slots(count).unpack_from(data, at)
+    stamped = _stamps(count).unpack(stamps)
+    found: list[tuple[int, Stored | None]] = []
+    for index in buckets:
+        body, start = bodies[2 * index], stamped[index]
+        if crc32(body, (start ^ start >> 32) & 0xFFFFFFFF) == bodies[2 * index + 1]:
+            found.append((index, Stored(stamps[8 * index : 8 * index + 8] + body)))
+        else:
+            found.append((index, None))
+    return found
 
 
 def glance_at_slots(data: bytes | memoryview, buckets: int) -> Iterator[tuple[float, int]]:

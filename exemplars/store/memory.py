@@ -1,14 +1,15 @@
 """Private memory: the numbers of one series as plain Python objects."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from exemplars._lock import lock
-from exemplars.policy import Slot
+from exemplars.policy import Shown, Slot
 
 _NO_FLOORS: Final[dict[int, int]] = {}
 
 # Counts, sum, slots, and a number that changes with the slots.
-Reading = tuple[list[int], float, list[Slot | None], int]
+Reading = tuple[Sequence[int], float, Sequence[Shown | None], int]
 
 
 class Record:

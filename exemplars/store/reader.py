@@ -1,31 +1,57 @@
 """The files of a whole group, merged: counts added up, of each bucket the newest exemplar.
 
-Read by `pread`, never through a mapping: a file cut short by somebody cannot end the process that reads it.
+Read by `pread`, never through a mapping: a file cut short by somebody cannot end the process that reads it. Of a file
+nothing is kept but each series' numbers, and of the exemplars those that are shown.
 """
 
 import os
 import struct
 import sys
 from _thread import RLock
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import cache
 from math import fsum
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from exemplars import semconv
-from exemplars.policy import Slot
+from exemplars.policy import Shown, Slot
 from exemplars.store import layout, ofd
 from exemplars.store.directory import Directory
-from exemplars.store.layout import DamagedError, Kind, Schema
+from exemplars.store.layout import DamagedError, Kind, Schema, Stored
 from exemplars.store.memory import Reading
 
-_STEP: Final = 128  # records after which a step ends: a fraction of a millisecond's work
+_CHUNK: Final = 262_144  # bytes that are read at once: the work of a fraction of a millisecond
+_STEP: Final = 32  # series after which a step of merging ends
+# What is read of a series, the head of a schema, and an exemplar's own labels, at their longest.
+_LONGEST: Final = layout.place(layout.MAX_KEY, layout.MAX_BUCKETS).slots
+_LONGEST_HEAD: Final = layout.HEAD + layout.MAX_KEY
+_LONGEST_LABELS: Final = 8 + layout.LABELS_TEXT
 _ORDER: Final = sys.byteorder
-_NUMBERS: Final = struct.Struct("=dd")
-_U64: Final = struct.Struct("=Q")
+_START: Final = struct.Struct("=IHHI")
+_NO_TRACE: Final = bytes(16)
+# In place of counts: what was not read yet, or cannot have been counted.
+_UNREAD: Final = -2
+_IMPOSSIBLE: Final = -1
 
 # Reason, name of the file, what is wrong.
 Report = Callable[[str, str, str], None]
+
+
+class _Shape(NamedTuple):
+    """How the records of series are taken apart whose head has one length, and that have as many buckets."""
+
+    unpack: Callable[[bytes, int], tuple[Any, ...]]  # head, sum, time, counts, stamps
+    to_stamps: int  # bytes from the beginning of the record
+    to_slots: int
+    to_end: int
+
+
+@cache
+def _shape(head: int, buckets: int) -> _Shape:
+    width = 8 * buckets
+    numbers = struct.Struct(f"={head}sdd{width}s{width}s")
+    return _Shape(numbers.unpack_from, numbers.size - width, numbers.size, numbers.size + layout.SLOT * buckets)
 
 
 @cache
@@ -50,130 +76,113 @@ def _sum(values: list[float]) -> float:
 class Merged:
     """One series as all workers together have it."""
 
-    __slots__ = ("_latest", "key", "labels", "parts", "schema")
+    __slots__ = ("_latest", "head", "key", "labels", "parts", "schema", "shape", "too_much")
 
     def __init__(self, schema: Schema, key: bytes) -> None:
         values = layout.decode_labels(key, schema)
         self.schema = schema
         self.key = key
+        self.head = b""  # of its record in the first file: in others it mostly is the same
         self.labels: tuple[tuple[str, str], ...] = (
             ((semconv.OVERFLOW, "true"),) if values is None else tuple(zip(schema.labelnames, values, strict=True))
         )
-        # Whose numbers these are, in the order of the files, with the offset of the numbers in each.
-        self.parts: list[tuple[_File, int]] = []
-        self._latest: Reading = ([0] * schema.buckets, 0.0, [None] * schema.buckets, 0)
+        # What the files say, in their order.
+        self.parts: list[_Entry] = []
+        self.shape = _shape(layout.HEAD + layout.padded(len(key)), schema.buckets)
+        self.too_much = _too_much(schema.buckets) if schema.kind != "gauge" else 0
+        # All counts side by side in one number; sum, slots and the number of their changes.
+        self._latest: tuple[int, float, list[Shown | None], int] = (0, 0.0, [None] * schema.buckets, 0)
 
     def read(self) -> Reading:
-        """Counts, sum, slots and the number of their changes. The lists are not to be changed."""
-        return self._latest
+        """Counts, sum, slots and the number of their changes. The slots are not to be changed."""
+        added, total, slots, changes = self._latest
+        words = _words(self.schema.buckets)
+        return words.unpack(added.to_bytes(words.size, _ORDER)), total, slots, changes
 
-    def merge(self, slots_too: bool) -> None:
-        """Add up what the files say now; *slots_too*: their exemplars may have changed."""
+    def merge(self) -> None:
+        """Add up what the files say now."""
         _, _, slots, changes = self._latest
-        schema = self.schema
-        if schema.kind == "gauge":
-            self._latest = ([0], self._gauge(), slots, changes)
+        if self.schema.kind == "gauge":
+            self._latest = (0, self._gauge(), slots, changes)
             return
-        buckets = schema.buckets
-        width = 8 * buckets
-        words, too_much = _words(buckets), _too_much(buckets)
-        added, sums = 0, []
-        for file, at in self.parts:
-            counts_at = at + layout.NUMBERS
-            # All the counts of a series as one number: they are added at once, and none spills into the next.
-            counts = int.from_bytes(file.data[counts_at : counts_at + width], _ORDER)
-            if counts & too_much:
-                file.damage = "a count that nobody could have reached"
-                continue
-            added += counts
-            sums.append(_NUMBERS.unpack_from(file.data, at)[0])
-        if slots_too:
-            fresh = self._slots(slots, width, words)
-            if fresh != slots:
-                slots, changes = fresh, changes + 1
-        self._latest = (list(words.unpack(added.to_bytes(width, _ORDER))), _sum(sums), slots, changes)
+        parts = [part for part in self.parts if part.counts >= 0]
+        # Added at once, the counts do not spill into each other: none has all of its bits.
+        added, total = sum([part.counts for part in parts]), _sum([part.sum for part in parts])
+        self._latest = (added, total, slots, changes)
 
-    def _slots(self, slots: list[Slot | None], width: int, words: struct.Struct) -> list[Slot | None]:
-        """The newest exemplar of each bucket, where there is one to show.
+    def newest(self) -> tuple[list[Shown | None], dict["_Entry", list[int]]]:
+        """The newest exemplar of each bucket as far as it is known, and in which buckets whose has to be read.
 
-        None where the newest is gone, or is not whole, or two bear the same time: any other would be older than, or as
-        old as, what another scrape may have been told, which Prometheus refuses.
+        None where the newest is gone, or two bear the same time: any other would be older than, or as old as, what
+        another scrape may have been told, which Prometheus refuses.
         """
-        stamps_at = layout.NUMBERS + width
-        columns = [words.unpack_from(file.data, at + stamps_at) for file, at in self.parts]
-        newest = columns[0] if len(columns) == 1 else tuple(map(max, *columns))
-        fresh: list[Slot | None] = []
-        for index, stamped in enumerate(newest):
+        unpack = _words(self.schema.buckets).unpack
+        last = self._latest[2]
+        slots: list[Shown | None] = []
+        wanted: dict[_Entry, list[int]] = {}
+        for index, stamps in enumerate(zip(*[unpack(part.stamps) for part in self.parts], strict=True)):
             slot = None
-            if stamped and not stamped & 1:
-                bearers = [number for number, column in enumerate(columns) if column[index] == stamped]
-                if len(bearers) == 1:
-                    slot = slots[index]
-                    if slot is None or slot.timestamp_ms * 2 != stamped:
-                        file, at = self.parts[bearers[0]]
-                        slot = file.slot(at + stamps_at + 8 * index, at + stamps_at + width + layout.SLOT * index)
-            fresh.append(slot)
-        return fresh
+            stamped = max(stamps)
+            if stamped and not stamped & 1 and stamps.count(stamped) == 1:
+                slot = last[index]
+                if slot is None or slot.timestamp_ms * 2 != stamped:
+                    slot = None
+                    wanted.setdefault(self.parts[stamps.index(stamped)], []).append(index)
+            slots.append(slot)
+        return slots, wanted
+
+    def show(self, slots: list[Shown | None]) -> None:
+        """Have *slots* shown."""
+        added, total, last, changes = self._latest
+        if slots != last:
+            self._latest = (added, total, slots, changes + 1)
 
     def _gauge(self) -> float:
         mode = self.schema.mode.removeprefix("live")
-        numbers = [_NUMBERS.unpack_from(file.data, at) for file, at in self.parts if file.owned or not self.schema.live]
-        if not numbers:
+        parts = [part for part in self.parts if part.file.owned or not self.schema.live]
+        if not parts:
             return 0.0
         if mode == "mostrecent":
-            return float(max(numbers, key=lambda each: each[1])[0])
-        values = [value for value, _ in numbers]
-        return float(min(values) if mode == "min" else max(values) if mode == "max" else _sum(values))
+            return max(parts, key=lambda each: each.set_at).sum
+        values = [part.sum for part in parts]
+        return min(values) if mode == "min" else max(values) if mode == "max" else _sum(values)
 
 
 class _Entry:
-    """A series' record in a file: where it begins, where its numbers do, where it ends; and whose it is.
+    """What a file says of a series."""
 
-    Of free room, and of what may become it, it is the first word, and nobody's: another series may begin there.
-    """
+    __slots__ = ("at", "counts", "file", "head", "merged", "set_at", "stamps", "sum")
 
-    __slots__ = ("end", "merged", "numbers", "start")
-
-    def __init__(self, start: int, numbers: int, end: int, merged: Merged | None) -> None:
-        self.start = start
-        self.numbers = numbers
-        self.end = end
+    def __init__(self, file: "_File", at: int, head: bytes, merged: Merged) -> None:
+        self.file = file
+        self.at = at  # offset of the record
+        self.head = head
         self.merged = merged
+        self.counts = _UNREAD
+        self.sum = 0.0
+        self.set_at = 0.0
+        self.stamps = b""
+
+
+class _Family:
+    """The series of one schema, by their keys and by the heads of their records in whichever file."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self.series: dict[bytes, Merged] = {}
+        self.heads: dict[bytes, Merged] = {}
 
 
 class _File:
     """What was last read of a worker's file."""
 
-    def __init__(self, name: str, reread: Callable[[str, int, int], bytes]) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.data = b""
         self.owned = False
-        self.entries: list[_Entry] = []
-        self.schemas: dict[int, Schema] = {}
+        self.entries: list[_Entry] = []  # in the order of their records
+        self.rooms: list[tuple[int, bytes]] = []  # free room, and what may become it: a series may begin there
+        self.families: dict[int, _Family] = {}  # by the offset of the schema's record
         self.walked = layout.HEADER
-        self.damage = ""
-        self._reread = reread
-
-    def slot(self, stamp_at: int, at: int) -> Slot | None:
-        """The exemplar at *at*, whose stamp is at *stamp_at*; what does not check is read once more."""
-        slot = self._slot(self.data, at, _U64.unpack_from(self.data, stamp_at)[0])
-        if slot is None:
-            try:
-                (stamped,) = _U64.unpack(self._reread(self.name, stamp_at, 8))
-                data = self.data[:at] + self._reread(self.name, at, layout.SLOT) + self.data[at + layout.SLOT :]
-                slot = self._slot(data, at, stamped)
-            except (OSError, struct.error):
-                pass
-        return slot
-
-    @staticmethod
-    def _slot(data: bytes, at: int, stamped: int) -> Slot | None:
-        slot = layout.decode_slot(data, at, stamped)
-        if slot is not None and not slot.trace_id:
-            slot.labels = layout.decode_text(data, slot.span_id, stamped)
-            if slot.labels is None:
-                return None
-        return slot
 
 
 class Reader:
@@ -188,18 +197,21 @@ class Reader:
         self.is_whole = False  # whether it has read all that there is, at least once
         self._report = report
         self._files: dict[str, _File] = {}
-        self._series: dict[Schema, dict[bytes, Merged]] = {}
+        self._families: dict[Schema, _Family] = {}
+        self._changed: dict[Merged, bool] = {}  # in this pass; whether their exemplars are others, too
+        self._missed: set[Merged] = set()  # in the last pass: of which an exemplar could not be read
         self._lock = RLock()  # the interpreter's own: see exemplars._lock
         self._pass: Iterator[None] | None = None
         self._begun = self._done = 0
 
     def series(self, schema: Schema) -> list[Merged]:
         """The series of *schema*, as of the last `refresh`."""
-        return list(self._series.get(schema, {}).values())
+        family = self._families.get(schema)
+        return list(family.series.values()) if family is not None else []
 
     def schemas(self) -> list[Schema]:
         """What there are series of."""
-        return list(self._series)
+        return [schema for schema, family in list(self._families.items()) if family.series]
 
     def refresh(self) -> Iterator[None]:
         """Read what changed, in steps of a fraction of a millisecond; at the end, all that was stored before is there.
@@ -227,154 +239,246 @@ class Reader:
                     self._done = self._begun
                     self.is_whole = False
                     self._files.clear()
-                    self._series.clear()
+                    self._families.clear()
+                    self._missed.clear()
                     raise
             yield
 
     def _work(self) -> Iterator[None]:
-        changed: dict[Merged, bool] = {}
+        self._changed = dict.fromkeys(self._missed, True)
+        self._missed = set()
         try:
             names = self.directory.files()
         except OSError as error:
             self._report("unreadable", "", str(error))  # all stays as it was
             return
         for gone in self._files.keys() - set(names):
-            self._forget(self._files.pop(gone), changed)
-        owned = 0
+            self._forget(self._files.pop(gone))
         for name in names:
-            file = self._files.get(name)
+            file = self._files.get(name) or _File(name)
             try:
-                data, is_owned = self._read(name)
+                yield from self._read(file)
             except FileNotFoundError:
                 continue
             except OSError as error:
                 # Its numbers stay as they were: a sum that falls would look like a restart.
                 self._report("unreadable", name, str(error))
-                owned += file is not None and file.owned
-                continue
             except DamagedError as error:
                 self._report(error.reason, name, str(error))
-                if file is not None:
-                    self._forget(self._files.pop(name), changed)
-                continue
-            owned += is_owned
-            if file is None:
-                file = self._files[name] = _File(name, self._reread)
-            yield from self._update(file, data, is_owned, changed)
+                self._forget(file)
+                self._files.pop(name, None)
             yield
-        self.workers = owned
-        for number, (merged, slots_too) in enumerate(changed.items(), 1):
-            if merged.parts:
-                merged.merge(slots_too)
-            else:
-                self._series[merged.schema].pop(merged.key, None)
-            if number % (_STEP // 4) == 0:
-                yield
-        for file in self._files.values():
-            if file.damage:
-                self._report("record", file.name, file.damage)
-                file.damage = ""
-        for schema in [schema for schema, series in self._series.items() if not series]:
-            del self._series[schema]
+        self.workers = sum(file.owned for file in self._files.values())
+        yield from self._merge()
         self.is_whole = True
 
-    def _read(self, name: str) -> tuple[bytes, bool]:
-        """The records of a file with its header, and whether it has an owner."""
-        fd = self.directory.open(name, os.O_RDONLY)
+    def _read(self, file: _File) -> Iterator[None]:
+        """Bring what *file* says up to date."""
+        fd = self.directory.open(file.name, os.O_RDONLY)
         try:
             start = os.pread(fd, layout.HEADER, 0)
             size = os.fstat(fd).st_size  # afterwards: it grows before it says so
-            if name not in self._files and not any(start) and (not size or ofd.held(fd)):
-                raise FileNotFoundError(f"{name} is only being made")
+            if file.name not in self._files and not any(start) and (not size or ofd.held(fd)):
+                raise FileNotFoundError(f"{file.name} is only being made")
             end = layout.used(start, size)
-            data = os.pread(fd, end, 0)
-            if len(data) < end:
-                raise DamagedError("truncated", f"{len(data)} bytes are left of {end}")
-            return data, ofd.held(fd)
+            self._files[file.name] = file
+            owned = ofd.held(fd)
+            if owned != file.owned:
+                file.owned = owned
+                for entry in file.entries:
+                    if entry.merged.schema.live:
+                        self._changed.setdefault(entry.merged, False)
+            if end < file.walked or not (yield from self._renew(file, fd)):
+                self._forget(file)  # another record stands where one is known: begin again
+            if file.walked < end:
+                yield from self._walk(file, fd, end)
         finally:
             os.close(fd)
 
-    def _reread(self, name: str, at: int, length: int) -> bytes:
-        fd = self.directory.open(name, os.O_RDONLY)
-        try:
-            return os.pread(fd, length, at)
-        finally:
-            os.close(fd)
+    def _renew(self, file: _File, fd: int) -> Generator[None, None, bool]:
+        """Read the numbers of the series of *file* again; tell whether each record still is what it was."""
+        for at, word in file.rooms:
+            if os.pread(fd, len(word), at) != word:
+                return False
+        first = 0
+        while first < len(file.entries):
+            base = file.entries[first].at
+            data = os.pread(fd, _CHUNK, base)
+            behind = bisect_right(file.entries, base + len(data), lo=first, key=_read_until)
+            if behind == first:
+                raise DamagedError("truncated", f"{base + len(data)} bytes are left of a record at {base}")
+            if not self._take(file.entries[first:behind], data, base):
+                return False
+            first = behind
+            yield
+        return True
 
-    def _update(self, file: _File, data: bytes, owned: bool, changed: dict[Merged, bool]) -> Iterator[None]:
-        """Find the series of *file* that changed, and those that are new."""
-        last = file.data
-        if owned != file.owned:
-            file.owned = owned
-            for entry in file.entries:
-                if entry.merged is not None and entry.merged.schema.live:
-                    changed.setdefault(entry.merged, False)
-        if data == last:
-            return
-        if len(data) < len(last):
-            self._forget(file, changed)
-        file.data = data
-        for number, entry in enumerate(file.entries, 1):
-            start, end = entry.start, entry.end
-            if data[start:end] != last[start:end]:
-                numbers, merged = entry.numbers, entry.merged
-                if merged is None or data[start:numbers] != last[start:numbers]:
-                    self._forget(file, changed)  # another record stands there: begin again
-                    file.data = data
-                    break
-                stamps = numbers + layout.NUMBERS + 8 * merged.schema.buckets
-                changed[merged] = changed.get(merged, False) or data[stamps:end] != last[stamps:end]
-            if number % _STEP == 0:
-                yield
-        if file.walked < len(data):
-            yield from self._walk(file, changed)
+    def _take(self, entries: Iterable[_Entry], data: bytes, base: int) -> bool:
+        """Take the numbers of *entries* from *data*, what their file has from *base* on; tell as `_renew` does."""
+        changed = self._changed
+        for entry in entries:
+            merged = entry.merged
+            head, total, set_at, counted, stamps = merged.shape.unpack(data, entry.at - base)
+            if head != entry.head:
+                return False
+            counts = int.from_bytes(counted, _ORDER)
+            if counts & merged.too_much:
+                counts = _IMPOSSIBLE
+            if stamps != entry.stamps:
+                entry.stamps = stamps
+                changed[merged] = True
+            elif counts != entry.counts or total != entry.sum or set_at != entry.set_at:
+                changed.setdefault(merged, False)
+            else:
+                continue
+            if counts == _IMPOSSIBLE != entry.counts:
+                self._report("record", entry.file.name, "a count that nobody could have reached")
+            entry.counts, entry.sum, entry.set_at = counts, total, set_at or 0.0
+        return True
 
-    def _walk(self, file: _File, changed: dict[Merged, bool]) -> Iterator[None]:
-        """Take up the records of *file* that are not known yet; read all of it once more where one does not check."""
-        try:
+    def _walk(self, file: _File, fd: int, end: int) -> Iterator[None]:
+        """Take up the records of *file* that are not known yet; what does not check is read once more."""
+        failed_at = 0
+        while file.walked < end:
+            base = file.walked
+            data = os.pread(fd, min(_CHUNK, end - base), base)
+            if len(data) < min(_CHUNK, end - base):
+                raise DamagedError("truncated", f"{base + len(data)} bytes are left of {end}")
+            known = len(file.entries)
             try:
-                yield from self._walk_once(file, changed)
-            except DamagedError:
-                data, _ = self._read(file.name)
-                self._forget(file, changed)
-                file.data = data
-                yield from self._walk_once(file, changed)
-        except (DamagedError, OSError) as error:
-            file.damage = str(error)
+                self._find(file, fd, data, base, end)
+            except DamagedError as error:
+                if failed_at == file.walked:
+                    self._report("record", file.name, str(error))
+                    return
+                failed_at = file.walked
+            finally:
+                self._take(file.entries[known:], data, base)
+            yield
 
-    def _walk_once(self, file: _File, changed: dict[Merged, bool]) -> Iterator[None]:
-        for number, (at, head) in enumerate(layout.records(file.data, file.walked, len(file.data)), 1):
-            if head.kind == Kind.SERIES:
-                self._take_up(file, at, head, changed)
-            elif head.kind != Kind.SCHEMA:
-                file.entries.append(_Entry(at, at + 8, at + 8, None))
-            file.walked = at + head.length
-            if number % _STEP == 0:
-                yield
+    def _find(self, file: _File, fd: int, data: bytes, base: int, end: int) -> None:
+        """Take up the records that begin in *data*, what *file* has from *base* on. Raises `DamagedError`."""
+        enough = end if base + len(data) == end else base + len(data) - _LONGEST
+        while file.walked < enough:
+            at = file.walked
+            here = at - base
+            length, kind, key_length, schema_at = _START.unpack_from(data, here)
+            head = data[here : here + layout.HEAD + layout.padded(key_length)]
+            family = file.families.get(schema_at) if kind == Kind.SERIES else None
+            merged = family.heads.get(head) if family is not None else None
+            if merged is None or at + length > end:
+                found = layout.read_head(data, at, end, base)
+                if kind == Kind.SERIES:
+                    merged = self._member(file, fd, at, found, end)
+                    merged.head = merged.head or head
+                    file.families[schema_at].heads[head] = merged
+                elif kind != Kind.SCHEMA:
+                    file.rooms.append((at, data[here : here + 8]))
+            if merged is not None:
+                entry = _Entry(file, at, merged.head if merged.head == head else head, merged)
+                file.entries.append(entry)
+                merged.parts.append(entry)
+            file.walked = at + length
 
-    def _take_up(self, file: _File, at: int, head: layout.Head, changed: dict[Merged, bool]) -> None:
-        schema = file.schemas.get(head.schema)
-        if schema is None:
-            described = layout.read_head(file.data, head.schema, len(file.data))
-            schema = file.schemas[head.schema] = Schema.decode(described.key)
-        parts = layout.place(len(head.key), schema.buckets)
-        if parts.end != head.length:
+    def _member(self, file: _File, fd: int, at: int, head: layout.Head, end: int) -> Merged:
+        """The series that the record at *at* is of."""
+        family = file.families.get(head.schema)
+        if family is None:
+            described = layout.read_head(os.pread(fd, _LONGEST_HEAD, head.schema), head.schema, end, head.schema)
+            schema = Schema.decode(described.key)
+            family = file.families[head.schema] = self._families.setdefault(schema, _Family(schema))
+        if layout.place(len(head.key), family.schema.buckets).end != head.length:
             raise DamagedError("record", f"the series at {at} is not as long as its schema wants")
-        series = self._series.setdefault(schema, {})
-        merged = series.get(head.key)
+        merged = family.series.get(head.key)
         if merged is None:
-            merged = series[head.key] = Merged(schema, head.key)
-        file.entries.append(_Entry(at, at + parts.numbers, at + parts.end, merged))
-        merged.parts.append((file, at + parts.numbers))
-        changed[merged] = True
+            merged = family.series[head.key] = Merged(family.schema, head.key)
+        return merged
 
-    def _forget(self, file: _File, changed: dict[Merged, bool]) -> None:
+    def _forget(self, file: _File) -> None:
         """Take what *file* said out of every series."""
         for merged in {entry.merged for entry in file.entries}:
-            if merged is not None:
-                merged.parts = [part for part in merged.parts if part[0] is not file]
-                changed[merged] = True
-        file.entries = []
-        file.schemas = {}
-        file.walked = layout.HEADER
-        file.data = b""
+            merged.parts = [part for part in merged.parts if part.file is not file]
+            self._changed[merged] = True
+        file.entries, file.rooms, file.families, file.walked = [], [], {}, layout.HEADER
+
+    def _merge(self) -> Iterator[None]:
+        """Bring what changed together, and read the exemplars that are shown from now on."""
+        slots: dict[Merged, list[Shown | None]] = {}
+        wanted: dict[_File, list[tuple[_Entry, list[int]]]] = {}
+        emptied: set[Schema] = set()
+        for number, (merged, slots_too) in enumerate(self._changed.items(), 1):
+            if not merged.parts:
+                family = self._families[merged.schema]
+                if family.series.get(merged.key) is merged:
+                    del family.series[merged.key]
+                emptied.add(merged.schema)
+            else:
+                merged.merge()
+                if slots_too:
+                    slots[merged], missing = merged.newest()
+                    for entry, buckets in missing.items():
+                        wanted.setdefault(entry.file, []).append((entry, buckets))
+            if number % _STEP == 0:
+                yield
+        for schema in emptied:
+            heads = self._families[schema].heads
+            self._families[schema].heads = {head: merged for head, merged in heads.items() if merged.parts}
+        for file, missed in wanted.items():
+            yield from self._read_slots(file, missed, slots)
+        for number, (merged, found) in enumerate(slots.items(), 1):
+            merged.show(found)
+            if number % (8 * _STEP) == 0:
+                yield
+        self._changed = {}
+
+    def _read_slots(
+        self, file: _File, wanted: Iterable[tuple[_Entry, list[int]]], slots: Mapping[Merged, list[Shown | None]]
+    ) -> Iterator[None]:
+        """Read from *file* the exemplars of the *wanted* buckets into *slots*; what does not check, once more."""
+        missed = {entry.merged: buckets for entry, buckets in wanted}
+        try:
+            fd = self.directory.open(file.name, os.O_RDONLY)
+            try:
+                for number, (entry, buckets) in enumerate(wanted, 1):
+                    missing = self._fill(fd, entry, buckets, slots[entry.merged])
+                    if not missing or not self._fill(fd, entry, missing, slots[entry.merged]):
+                        del missed[entry.merged]
+                    if number % _STEP == 0:
+                        yield
+            finally:
+                os.close(fd)
+        except OSError:
+            pass
+        self._missed.update(missed)
+
+    def _fill(self, fd: int, entry: _Entry, buckets: list[int], slots: list[Shown | None]) -> list[int]:
+        """Read the exemplars of *buckets* into *slots*; those whose check fails, as in the middle of a write."""
+        shape = entry.merged.shape
+        data = os.pread(fd, shape.to_end, entry.at)
+        if len(data) < shape.to_end:
+            return buckets
+        head, _, _, _, stamps = shape.unpack(data, 0)
+        if head != entry.head:
+            return buckets
+        missing = []
+        for index, stored in layout.read_slots(data, shape.to_slots, stamps, buckets):
+            slots[index] = _with_labels(fd, stored) if stored is not None and stored[16:32] == _NO_TRACE else stored
+            if slots[index] is None:
+                missing.append(index)
+        return missing
+
+
+def _read_until(entry: _Entry) -> int:
+    return entry.at + entry.merged.shape.to_slots
+
+
+def _with_labels(fd: int, stored: Stored) -> Slot | None:
+    """The exemplar *stored* with the labels of its own that it points to; ``None`` where their check fails."""
+    stamped, value, _, labels_at, _ = stored.fields()
+    at = int.from_bytes(labels_at, _ORDER)
+    if at >= 1 << 63:
+        return None
+    labels = layout.decode_text(os.pread(fd, _LONGEST_LABELS, at), 0, stamped)
+    if labels is None:
+        return None
+    return Slot(value, stamped >> 1, stored.taken_at, stored.taken_at, labels=labels)
