@@ -1,6 +1,7 @@
 """An application for any server that tells, in JSON, which group its process belongs to, and processes it starts."""
 
 import concurrent.futures
+import contextlib
 import json
 import multiprocessing
 import os
@@ -47,8 +48,14 @@ def forked(adopted: bool = False) -> object:
     told = json.loads(os.read(reader, 4096))  # not up to its end: gevent delays what closes a file
     os.close(reader)
     os.close(writer)
-    os.waitpid(pid, 0)
+    _reap(pid)
     return told
+
+
+def _reap(pid: int) -> None:
+    """Wait for a child that is about to end. Not by `os.waitpid`: gevent's may miss it, and waits for ever."""
+    with contextlib.suppress(ChildProcessError):  # gevent was quicker
+        os.waitid(os.P_PID, pid, os.WEXITED)
 
 
 def started(method: str) -> object:
@@ -60,7 +67,7 @@ def started(method: str) -> object:
     process = context.Process(target=_tell, args=(writer,))
     process.start()
     told: object = reader.recv()
-    process.join()
+    _reap(process.pid)
     return told
 
 
