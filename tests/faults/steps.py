@@ -5,7 +5,6 @@ on by single steps, and is killed in the middle of them at times.
 """
 
 import ctypes
-import json
 import os
 import random
 import signal
@@ -22,7 +21,7 @@ from typing import Final
 from exemplars.store import layout
 from exemplars.store.layout import Kind
 from tests.faults import damaging, subject
-from tests.faults.damage import Dot, Original, on_page, read
+from tests.faults.damage import Dot, Original, answer, on_page, read
 from tests.faults.figures import Figures
 from tests.faults.servers import files_of
 from tests.programs import PACKAGES, PATIENCE, eventually
@@ -91,10 +90,7 @@ class _Pages:
 
     def ask(self) -> None:
         """Have a page made and check it. Raises ``AssertionError`` where anything does not hold."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        numbers, dots = on_page(read(json.loads(self._process.stdout.readline()).encode()))
+        numbers, dots = on_page(read(answer(self._process)))
         shown = numbers[_NAME]
         count = shown.buckets[-1]
         assert count >= self.count, f"{count} observations after {self.count}"
