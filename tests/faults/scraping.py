@@ -98,7 +98,7 @@ def settled(server: Server, workers: int, check: Callable[[Page], object]) -> Pa
 
 
 @contextmanager
-def watched(server: Server, directory: Path, interval: str = "250ms") -> Iterator[Prometheus]:
+def watched(server: Server, directory: Path, interval: str = "500ms") -> Iterator[Prometheus]:
     """A Prometheus that scrapes *server*, by connections that the kernel gives to any worker."""
     config = {
         "global": {"scrape_interval": interval, "scrape_timeout": interval},
