@@ -3,12 +3,13 @@
 from typing import Any
 
 from exemplars.asgi import ASGIMiddleware
-from exemplars.endpoint import make_asgi_app, make_wsgi_app, start_http_server
+from exemplars.endpoint import make_asgi_app, make_wsgi_app
 from exemplars.exposition import render
 from exemplars.instrument import instrument
 from exemplars.metrics import Counter, Gauge, Histogram
 from exemplars.options import Options
 from exemplars.policy import Policy
+from exemplars.server import start_http_server
 from exemplars.wsgi import WSGIMiddleware
 
 __all__ = [

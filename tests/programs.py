@@ -1,10 +1,12 @@
 """Real programs that tests run: where they are, and a Prometheus that scrapes what a test serves."""
 
 import contextlib
+import http.client
 import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import threading
@@ -18,10 +20,13 @@ from urllib.request import urlopen
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
 
 import exemplars
 
 T = TypeVar("T")
+Answer = tuple[int, dict[str, str], bytes]  # status, headers by their names in lower case, body
+
 PATIENCE: Final = 60.0  # seconds until a wait counts as failed; nothing is judged by how long it took
 
 # For processes of their own: the package under test, wherever it is, and the tests.
@@ -137,3 +142,32 @@ def prometheus(directory: Path, config: dict[str, Any], *flags: str) -> Iterator
         process.wait(PATIENCE)
         reader.join(PATIENCE)
         process.stderr.close()
+
+
+def fetch(
+    port: int, path: str = "/metrics", method: str = "GET", context: ssl.SSLContext | None = None, **headers: str
+) -> Answer:
+    """What a server of ours on *port* answers."""
+    connection = (
+        http.client.HTTPSConnection("localhost", port, context=context, timeout=PATIENCE)
+        if context
+        else http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    )
+    try:
+        connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        response = connection.getresponse()
+        return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
+    finally:
+        connection.close()
+
+
+@contextlib.contextmanager
+def own_server(registry: CollectorRegistry, **options: Any) -> Iterator[int]:
+    """The port of our own server."""
+    server, thread = exemplars.start_http_server(0, "127.0.0.1", registry, **options)
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(PATIENCE)

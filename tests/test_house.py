@@ -29,6 +29,7 @@ LAYERS: Final = (
     (5, ("beside", "selfmetrics", "negotiation")),
     (5, ("exposition",)),
     (6, ("endpoint", "routes")),
+    (6, ("server",)),
     (7, ("recorder",)),
     (8, ("asgi", "wsgi")),
     (9, ("instrument", "django")),
