@@ -15,7 +15,7 @@ from tests.programs import PACKAGES, PATIENCE, eventually
 
 WORKERS: Final = 4
 # No connection is kept, so that the kernel gives each request, and each scrape, to any worker that is ready for one.
-_GUNICORN: Final = ("gunicorn", "--bind=127.0.0.1:0", "--keep-alive=0", "--no-control-socket")
+_GUNICORN: Final = ("gunicorn", "--bind=127.0.0.1:0", "--keep-alive=0")
 COMMANDS: Final = {
     "gunicorn sync": (*_GUNICORN, "tests.faults.app:wsgi"),
     "gunicorn gthread": (*_GUNICORN, "--worker-class=gthread", "--threads=4", "tests.faults.app:wsgi"),
