@@ -775,12 +775,19 @@ class _Joined:
         counts, total, slots, changes = self._merged.read()
         more, amount, own, own_changes = self._child.read()
         if isinstance(self._child, GaugeChild):
-            return counts, total + amount, slots, changes
+            return counts, self._gauge(total, amount), slots, changes
         newest = [
             here if there is None or (here is not None and here.timestamp_ms > there.timestamp_ms) else there
             for here, there in zip(slots, own, strict=True)
         ]
         return list(map(add, counts, more)), total + amount, newest, changes + own_changes
+
+    def _gauge(self, theirs: float, ours: float) -> float:
+        mode = self._merged.schema.mode.removeprefix("live")
+        if mode == "mostrecent":
+            latest = max([part.set_at for part in self._merged.parts], default=0.0)
+            return ours if self._child.record.set_at > latest else theirs
+        return min(theirs, ours) if mode == "min" else max(theirs, ours) if mode == "max" else theirs + ours
 
 
 # By which name the registry of a metric is known in all workers.
@@ -823,7 +830,11 @@ def metrics_elsewhere(registry: CollectorRegistry, known: Container[str]) -> lis
         if schema.registry == key and schema.name not in known and schema.name not in found:
             metric = _elsewhere.get(schema)
             if metric is None:
-                metric = _elsewhere[schema] = _of_schema(schema)
+                try:
+                    metric = _elsewhere[schema] = _of_schema(schema)
+                except ValueError as error:  # a name or mode of another version
+                    faults.note("collector", error, f"{schema.name} of another worker cannot be shown: {error}")
+                    continue
             found[schema.name] = metric
     for gone in _elsewhere.keys() - set(schemas):
         _elsewhere.pop(gone, None)

@@ -467,7 +467,7 @@ def _move() -> None:
             directory.close()
             raise
     except BaseException:
-        _shown = None  # until there is one, pages show the numbers of this worker: they are in its memory as well
+        _reader = _shown = None  # until there is one, pages show what this worker has in its memory as well
         raise
     last, _own, _reader = _own, moved, Reader(directory, partial(_report, directory.path))
     for subject in list(_subjects):
