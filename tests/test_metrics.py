@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, cast
@@ -21,6 +22,8 @@ from exemplars import metrics as ours
 from exemplars import semconv
 from exemplars.policy import Policy
 from exemplars.span import Budget
+from exemplars.store import layout, worker
+from exemplars.store.layout import Schema
 from tests.measured import Clock, Faults, shown
 from tests.otel import Spans
 
@@ -698,3 +701,99 @@ def test_the_same_shape_is_kind_labels_bounds_policy_and_bound() -> None:
 
 def test_a_metric_tells_its_name() -> None:
     assert repr(ours.Counter("c_total", "d", registry=None)) == "exemplars.metrics.Counter(c)"
+
+
+# --- as other workers know it -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def first_registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process in which no registry was used yet."""
+    monkeypatch.setattr(ours, "_registry_keys", weakref.WeakKeyDictionary())
+    monkeypatch.setattr(ours, "_registries_of", {})
+
+
+def schema_in(registry: CollectorRegistry, name: str = "n") -> Schema | None:
+    return ours.Counter(name, "d", registry=registry).schema
+
+
+def another_place(registry: CollectorRegistry) -> Schema | None:
+    return ours.Counter("n", "d", registry=registry).schema
+
+
+@pytest.mark.usefixtures("first_registries")
+def test_a_registry_is_named_for_the_function_that_uses_it_first_and_the_default_one_for_nobody() -> None:
+    one, two, three = CollectorRegistry(), CollectorRegistry(), CollectorRegistry()
+    schemas = [schema_in(one), schema_in(two), another_place(three), schema_in(one, "m")]
+    keys = [schema.registry for schema in schemas if schema is not None]
+    here = f"{__name__}:schema_in"
+    assert keys == [f"{here}#1", f"{here}#2", f"{__name__}:another_place#1", f"{here}#1"]
+    default = ours.Counter("only_for_a_test_of_schemas", "d")
+    theirs.REGISTRY.unregister(default)
+    assert default.schema is not None
+    assert default.schema.registry == ""
+    assert ours.Counter("n", "d", registry=None).schema is None
+
+
+@pytest.mark.usefixtures("first_registries")
+def test_a_registry_too_many_is_not_shared_and_those_before_stay_known() -> None:
+    registries = [CollectorRegistry() for _ in range(20)]
+    schemas = [schema_in(registry) for registry in registries]
+    assert [schema is not None for schema in schemas] == [True] * 16 + [False] * 4
+    assert schema_in(registries[15], "m") is not None
+    assert schema_in(registries[16], "m") is None
+
+
+@pytest.mark.usefixtures("first_registries")
+@given(st.data())
+def test_a_metric_that_is_made_of_a_schema_shows_what_the_first_would(data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(KINDS))
+    name = data.draw(st.from_regex(r"[a-z]{1,3}(_total|_bytes|_count){0,3}", fullmatch=True))
+    more: dict[str, Any] = {"unit": data.draw(st.sampled_from(("", "bytes", "total")))}
+    if kind == "Histogram":
+        more["buckets"] = data.draw(st.sampled_from(((1.0,), (-1.0, 0.5, 2.0))))
+    elif kind == "Gauge":
+        more["multiprocess_mode"] = data.draw(st.sampled_from(ours._GAUGE_MODES))
+    if kind != "Gauge":
+        more["policy"] = data.draw(st.sampled_from((Policy(), Policy(1.0, 2.0), Policy(100.0, 1000.0))))
+    labelnames = data.draw(st.sampled_from(((), ("a",), ("a", "b"))))
+    metric = getattr(ours, kind)(name, "what it is", labelnames, registry=None, **more)
+    metric.belong_to(CollectorRegistry())
+    ours._registries_of.clear()
+    schema = metric.schema
+    assert schema is not None
+    other = ours._of_schema(Schema.decode(schema.encode()))
+
+    assert type(other) is type(metric)
+    assert (other.name, other.labelnames, other.unit) == (metric.name, metric.labelnames, metric.unit)
+    assert other.documentation == metric.documentation
+    assert getattr(other, "les", None) == getattr(metric, "les", None)
+    assert other.policy.max_age == metric.policy.max_age
+    assert other.schema == schema
+    assert other.every_child() == []
+    key = ("x",) * len(labelnames)
+    labels = tuple(zip(labelnames, key, strict=True))
+    assert metric.child(key).labels == labels
+    assert metric.child(key).key == layout.encode_labels(key)
+    if labelnames:
+        metric.max_series = 1
+        assert metric.child(("y",) * len(labelnames)).key == layout.encode_labels(None)
+
+
+def test_a_schema_of_another_version_costs_its_metric_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Schema("", "counter", "elsewhere")
+    monkeypatch.setattr(ours, "_elsewhere", {})
+    monkeypatch.setattr(
+        worker,
+        "schemas_elsewhere",
+        lambda: [Schema("", "gauge", "g", mode="liveall"), known, Schema("other", "counter", "c")],
+    )
+    faults = Faults()
+    (metric,) = ours.metrics_elsewhere(theirs.REGISTRY, ())
+    assert metric.name == "elsewhere"
+    assert ours.metrics_elsewhere(theirs.REGISTRY, ()) == [metric], "the same, so that its text is kept"
+    assert ours.metrics_elsewhere(theirs.REGISTRY, {"elsewhere"}) == []
+    assert faults.seen == {"collector": 3}
+    monkeypatch.setattr(worker, "schemas_elsewhere", lambda: [])
+    assert ours.metrics_elsewhere(theirs.REGISTRY, ()) == []
+    assert ours._elsewhere == {}

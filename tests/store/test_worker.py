@@ -682,6 +682,26 @@ def test_what_a_metric_counted_that_is_no_more_leaves_the_file_also_beyond_max_s
     assert run(script, tmp_path) == "2 {}\n{'c_total{a=\"x\"}': 5.0} {}"
 
 
+def test_two_metrics_of_one_shape_in_one_process_are_added_up_and_each_leaves_with_itself(tmp_path: Path) -> None:
+    script = """
+        import gc
+        first = Counter("c", "d", ("a",))
+        first.labels("x").inc(3)
+        REGISTRY.unregister(first)
+        second = Counter("c", "d", ("a",))
+        second.labels("x").inc(4)
+        print(page("c_"))
+        first.labels("x").inc(10)
+        print(page("c_"))
+        del first
+        gc.collect()
+        print(page("c_"), errors())
+    """
+    shown = "{{'c_total{{a=\"x\"}}': {}}}"
+    lines = run(script, tmp_path).splitlines()
+    assert lines == [shown.format(7.0), shown.format(17.0), shown.format(4.0) + " {}"]
+
+
 def test_the_librarys_own_numbers_are_those_of_all_workers(tmp_path: Path) -> None:
     script = """
         from exemplars import selfmetrics
