@@ -45,6 +45,7 @@ def interrupted(operation: Callable[[], object], handler: Callable[[], object], 
     """Run *operation*, and *handler* at its moment number *at*; how many moments there were."""
     tracer = _Tracer(at, handler)
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # CPython 3.12 looks at whether any frame wants them when it begins to trace
     sys.settrace(tracer)
     try:
         operation()
