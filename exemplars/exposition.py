@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
+from io import BytesIO
 from itertools import accumulate, chain, compress, groupby, repeat
 from typing import Any, Final, NamedTuple, cast
 from weakref import WeakKeyDictionary
@@ -19,10 +20,10 @@ from prometheus_client.utils import floatToGoString
 from exemplars import beside, faults, metrics, semconv
 from exemplars.metrics import Histogram, Metric, Series
 from exemplars.negotiation import Format, choose
-from exemplars.policy import Shown
+from exemplars.policy import Slot
 from exemplars.selfmetrics import SelfMetrics, collectors_of, plain_text_scrapes
 from exemplars.store import worker
-from exemplars.store.layout import Stored
+from exemplars.store.layout import Exemplars, taken_at, unpack_stored
 
 _PIECE: Final = 16_384  # bytes after which a piece is handed on: a fraction of a millisecond's work
 _EOF: Final = b"# EOF\n"
@@ -45,7 +46,9 @@ def render(
     every series is shown as it was at one moment.
     """
     chosen = choose(accept)
-    return b"".join(pieces(registry, chosen, names)), chosen.content_type
+    page = BytesIO()  # unlike a list of pieces to be joined, it is there once
+    page.writelines(pieces(registry, chosen, names))
+    return page.getvalue(), chosen.content_type
 
 
 def pieces(registry: CollectorRegistry, chosen: Format, names: Collection[str] = ()) -> Iterator[bytes]:
@@ -104,7 +107,7 @@ class _Text(NamedTuple):
     template: str
     labels: str
     exemplar_changes: int
-    slots: list[Shown | None]  # what is shown of them
+    slots: list[bytes | Slot | None]  # what is shown of them
     expires_at: float  # monotonic seconds after which one of them has to vanish
     shown: int
     total: float
@@ -180,7 +183,7 @@ class _Writer:
     def _made(
         self,
         series: Series,
-        slots: Sequence[Shown | None],
+        slots: Sequence[Slot | None],
         changes: int,
         last: _Text | None,
         now: float,
@@ -189,23 +192,25 @@ class _Writer:
         """What to keep of *series*, the endings of lines taken from *last* where they are what they were."""
         if last is None:
             labels = _pairs([(self._spell(name), value) for name, value in series.labels])
-            known: Iterable[tuple[Shown | None, str]] = repeat((None, ""))
+            known: Iterable[tuple[bytes | Slot | None, str]] = repeat((None, ""))
             total, number = 0.0, _ZERO
         else:
             labels, total, number = last.labels, last.total, last.number
             lines = zip(last.template.split("\n"), self._tails, strict=False)
             known = zip(last.slots, [line[len(tail) :] for line, tail in lines], strict=False)
-        shown: list[Shown | None] = []
+        kept: Sequence[bytes | Slot | None] = slots.raw if isinstance(slots, Exemplars) else slots
+        shown: list[bytes | Slot | None] = []
         endings: list[str] = []
         oldest = math.inf
-        for slot, (last_slot, last_ending) in zip(slots, known, strict=False):
+        for slot, (last_slot, last_ending) in zip(kept, known, strict=False):
             ending = ""
             if slot is not None:
-                taken_at = slot.taken_at
-                if now - taken_at > max_age:
+                taken = taken_at(slot)
+                if now - taken > max_age:
                     slot = None
                 else:
-                    oldest = min(oldest, taken_at)
+                    if taken < oldest:
+                        oldest = taken
                     if self._openmetrics:
                         ending = last_ending if slot is last_slot else _ending(slot)
             shown.append(slot)
@@ -266,19 +271,19 @@ def _ours(metric: Metric[Any], chosen: Format, wanted: Set[str]) -> Generator[by
         return 0
 
 
-def _ending(slot: Shown) -> str:
+def _ending(slot: bytes | Slot) -> str:
     """What ends the line of a bucket or counter, as part of a template."""
-    if isinstance(slot, Stored):
-        stamped, value, trace_id, span_id, _ = slot.fields()
-        milliseconds, ids = stamped >> 1, (trace_id.hex(), span_id.hex())
-    else:
-        milliseconds, value = slot.timestamp_ms, slot.value
-        ids = (f"{slot.trace_id:032x}", f"{slot.span_id:016x}")
-    shown = value if -1e6 < value < 1e6 else _number(value)  # the same, sooner
+    if isinstance(slot, bytes):
+        stamped, value, trace_id, span_id, _ = unpack_stored(slot)
+        amount = value if -1e6 < value < 1e6 else _number(value)  # the same, sooner
+        return _TRACED % (trace_id.hex(), span_id.hex(), amount, stamped // 2000, (stamped >> 1) % 1000)
+    value, milliseconds = slot.value, slot.timestamp_ms
+    amount = value if -1e6 < value < 1e6 else _number(value)
     if slot.labels is not None:
         labels = _pairs(slot.labels.items()).replace("%", "%%")
-        return f" # {{{labels}}} {shown} {milliseconds / 1000:.3f}"
-    return _TRACED % (*ids, shown, milliseconds // 1000, milliseconds % 1000)
+        return f" # {{{labels}}} {amount} {milliseconds / 1000:.3f}"
+    ids = f"{slot.trace_id:032x}", f"{slot.span_id:016x}"
+    return _TRACED % (*ids, amount, milliseconds // 1000, milliseconds % 1000)
 
 
 def _pairs(labels: Iterable[tuple[str, str]]) -> str:

@@ -26,7 +26,7 @@ from exemplars import faults, semconv
 from exemplars._lock import lock
 from exemplars._types import ExemplarLabels
 from exemplars.options import DEFAULT_MAX_SERIES, check_buckets, check_label_name, check_max_series
-from exemplars.policy import Policy, Shown, Slot, next_timestamp
+from exemplars.policy import Policy, Slot, next_timestamp
 from exemplars.span import Budget, mark, process_budget, sampled_context
 from exemplars.store import layout, worker
 from exemplars.store.layout import Schema
@@ -72,7 +72,7 @@ class _CurrentSpan:
 _CURRENT_SPAN: Final = _CurrentSpan()
 
 
-def exemplar_labels(slot: Shown) -> dict[str, str]:
+def exemplar_labels(slot: Slot) -> dict[str, str]:
     """The labels of the exemplar in *slot*: ``trace_id`` and ``span_id`` in lower-case hex, or the caller's own."""
     if slot.labels is not None:
         return dict(slot.labels)
@@ -409,7 +409,7 @@ class Metric(Collector, ABC, Generic[ChildT]):
     def _new_child(self, labels: tuple[tuple[str, str], ...]) -> ChildT: ...
 
     @abstractmethod
-    def _samples(self, reading: Reading) -> Iterator[tuple[str, dict[str, str], float, Shown | None]]:
+    def _samples(self, reading: Reading) -> Iterator[tuple[str, dict[str, str], float, Slot | None]]:
         """Suffix of the name, further labels, value and exemplar of each sample of a series that reads *reading*."""
 
     def _key(self, labelvalues: Sequence[object]) -> tuple[str, ...]:
@@ -551,7 +551,7 @@ class Histogram(Metric[HistogramChild]):
     def _new_child(self, labels: tuple[tuple[str, str], ...]) -> HistogramChild:
         return HistogramChild(self, labels)
 
-    def _samples(self, reading: Reading) -> Iterator[tuple[str, dict[str, str], float, Shown | None]]:
+    def _samples(self, reading: Reading) -> Iterator[tuple[str, dict[str, str], float, Slot | None]]:
         counts, total, slots, _ = reading
         for le, count, slot in zip(self.les, accumulate(counts), slots, strict=True):
             yield "_bucket", {"le": le}, count, slot
@@ -620,7 +620,7 @@ class Counter(Metric[CounterChild]):
     def _new_child(self, labels: tuple[tuple[str, str], ...]) -> CounterChild:
         return CounterChild(self, labels, 1)
 
-    def _samples(self, reading: Reading) -> Iterator[tuple[str, dict[str, str], float, Shown | None]]:
+    def _samples(self, reading: Reading) -> Iterator[tuple[str, dict[str, str], float, Slot | None]]:
         _, total, slots, _ = reading
         yield "_total", {}, total, slots[0]
 
@@ -757,7 +757,7 @@ class Gauge(Metric[GaugeChild]):
     def _new_child(self, labels: tuple[tuple[str, str], ...]) -> GaugeChild:
         return GaugeChild(self, labels)
 
-    def _samples(self, reading: Reading) -> Iterator[tuple[str, dict[str, str], float, Shown | None]]:
+    def _samples(self, reading: Reading) -> Iterator[tuple[str, dict[str, str], float, Slot | None]]:
         yield "", {}, reading[1], None
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 # A wall clock that stepped back is followed at this distance at most; beyond it no exemplar is taken until it caught
 # up. Prometheus drops a timestamp that is not newer than the last one, and a far future one blocks all that follow.
@@ -35,7 +35,7 @@ class Policy:
                 "min_retention must be 0 or more and at most max_age, and max_age above 0"
             )
 
-    def expired(self, slot: "Shown", now: float) -> bool:
+    def expired(self, slot: "Slot", now: float) -> bool:
         """Tell whether *slot* is too old to be shown at *now* (seconds, monotonic)."""
         return now - slot.taken_at > self.max_age
 
@@ -52,23 +52,6 @@ class Policy:
             return 0.25
         retention = self.min_retention or 1.0  # even the newest is worth more than what another bucket lacks
         return min(retention / age, 1.0) if age > 0 else 1.0
-
-
-class Shown(Protocol):
-    """What is shown of an exemplar; see `Slot`."""
-
-    @property
-    def value(self) -> float: ...
-    @property
-    def timestamp_ms(self) -> int: ...
-    @property
-    def taken_at(self) -> float: ...
-    @property
-    def trace_id(self) -> int: ...
-    @property
-    def span_id(self) -> int: ...
-    @property
-    def labels(self) -> Mapping[str, str] | None: ...
 
 
 class Slot:

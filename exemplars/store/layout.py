@@ -22,11 +22,11 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cache
-from typing import ClassVar, Final, NamedTuple
+from typing import Final, NamedTuple, overload
 from zlib import crc32
 
 from exemplars.policy import Slot
@@ -53,6 +53,7 @@ _CRC: Final = struct.Struct("=I")
 _U64: Final = struct.Struct("=Q")
 _SLOT: Final = struct.Struct("=d16s8sI")
 _STORED: Final = struct.Struct("=Qd16s8sI")
+_TAKEN_AT: Final = struct.Struct("=40xI")
 _GLANCE: Final = struct.Struct("=8xQQQII")
 _TEXT: Final = struct.Struct("=II")
 _NUMBERS: Final = struct.Struct("=dd")
@@ -245,6 +246,8 @@ def read_head(data: bytes, at: int, end: int, base: int = 0) -> Head:
     if at < HEADER or at % 16 or at + HEAD > end:
         raise DamagedError("record", f"no room for a record at {at}")
     here = at - base
+    if len(data) < here + HEAD:
+        raise DamagedError("truncated", f"the file ends within the record at {at}")
     length, kind, key_length, schema = _HEAD.unpack_from(data, here)
     if kind == Kind.FREE:
         if length < HEAD or length % 16 or at + length > end:
@@ -300,44 +303,48 @@ def decode_slot(data: bytes | memoryview, at: int, stamped: int) -> Slot | None:
     return Slot(value, stamped >> 1, taken_at, taken_at, trace, span)
 
 
-class Stored(bytes):
-    """An exemplar as a file has it, its stamp before it: all that a `Slot` tells, in a fraction of the room.
+def unpack_stored(stored: bytes) -> tuple[int, float, bytes, bytes, int]:
+    """Stamp, value, trace id, span id and tenths of seconds of an exemplar as `read_slots` gives it."""
+    return _STORED.unpack(stored)
 
-    One of a trace: those with labels of their own are slots.
+
+def stamp_of(exemplar: bytes | Slot) -> int:
+    """Its stamp, whichever way it is kept."""
+    return int(_U64.unpack_from(exemplar)[0]) if isinstance(exemplar, bytes) else stamp(exemplar.timestamp_ms)
+
+
+def taken_at(exemplar: bytes | Slot) -> float:
+    """When it was taken, in seconds of the monotonic clock, whichever way it is kept."""
+    return float(_TAKEN_AT.unpack(exemplar)[0] / 10) if isinstance(exemplar, bytes) else exemplar.taken_at
+
+
+class Exemplars(Sequence[Slot | None]):
+    """The exemplars of a series as files have them, in a fraction of the room; made slots when they are asked for.
+
+    *raw* is what `read_slots` gave, a slot for one with labels of its own, or ``None``; it is not to be changed.
     """
 
-    __slots__ = ()
+    __slots__ = ("raw",)
 
-    labels: ClassVar[None] = None
+    def __init__(self, raw: "list[bytes | Slot | None]") -> None:
+        self.raw = raw
 
-    def fields(self) -> tuple[int, float, bytes, bytes, int]:
-        """Stamp, value, trace id, span id and tenths of seconds."""
-        return _STORED.unpack(self)
+    def __len__(self) -> int:
+        return len(self.raw)
 
-    @property
-    def value(self) -> float:
-        """The observed amount."""
-        return self.fields()[1]
-
-    @property
-    def timestamp_ms(self) -> int:
-        """The wall clock, in milliseconds."""
-        return self.fields()[0] >> 1
-
-    @property
-    def taken_at(self) -> float:
-        """Seconds of the monotonic clock."""
-        return self.fields()[4] / 10
-
-    @property
-    def trace_id(self) -> int:
-        """The trace."""
-        return int.from_bytes(self.fields()[2], "big")
-
-    @property
-    def span_id(self) -> int:
-        """The span."""
-        return int.from_bytes(self.fields()[3], "big")
+    @overload
+    def __getitem__(self, index: int) -> Slot | None: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Exemplars": ...
+    def __getitem__(self, index: int | slice) -> "Slot | Exemplars | None":
+        if isinstance(index, slice):
+            return Exemplars(self.raw[index])
+        found = self.raw[index]
+        if not isinstance(found, bytes):
+            return found
+        stamped, value, trace_id, span_id, tenths = unpack_stored(found)
+        taken = tenths / 10
+        return Slot(value, stamped >> 1, taken, taken, int.from_bytes(trace_id, "big"), int.from_bytes(span_id, "big"))
 
 
 @cache
@@ -350,18 +357,16 @@ def _stamps(count: int) -> struct.Struct:
     return struct.Struct(f"={count}Q")
 
 
-def read_slots(data: bytes, at: int, stamps: bytes, buckets: Iterable[int]) -> list[tuple[int, Stored | None]]:
-    """The exemplars of *buckets*, of a series that has them at *at*; ``None`` where a check fails."""
+def read_slots(data: bytes, at: int, stamps: bytes, buckets: Iterable[int]) -> list[tuple[int, bytes | None]]:
+    """The exemplars of *buckets*, of a series that has them at *at*, in 44 bytes each; ``None`` where a check fails."""
     count = len(stamps) // 8
     bodies = _slots(count).unpack_from(data, at)
     stamped = _stamps(count).unpack(stamps)
-    found: list[tuple[int, Stored | None]] = []
+    found: list[tuple[int, bytes | None]] = []
     for index in buckets:
         body, start = bodies[2 * index], stamped[index]
-        if crc32(body, (start ^ start >> 32) & 0xFFFFFFFF) == bodies[2 * index + 1]:
-            found.append((index, Stored(stamps[8 * index : 8 * index + 8] + body)))
-        else:
-            found.append((index, None))
+        whole = crc32(body, (start ^ start >> 32) & 0xFFFFFFFF) == bodies[2 * index + 1]
+        found.append((index, stamps[8 * index : 8 * index + 8] + body if whole else None))
     return found
 
 

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from exemplars._lock import lock
-from exemplars.policy import Shown, Slot
+from exemplars.policy import Slot
 
 _NO_FLOORS: Final[dict[int, int]] = {}
 
 # Counts, sum, slots, and a number that changes with the slots.
-Reading = tuple[Sequence[int], float, Sequence[Shown | None], int]
+Reading = tuple[Sequence[int], float, Sequence[Slot | None], int]
 
 
 class Record:

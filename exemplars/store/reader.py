@@ -15,10 +15,10 @@ from math import fsum
 from typing import Any, Final, NamedTuple
 
 from exemplars import semconv
-from exemplars.policy import Shown, Slot
+from exemplars.policy import Slot
 from exemplars.store import layout, ofd
 from exemplars.store.directory import Directory
-from exemplars.store.layout import DamagedError, Kind, Schema, Stored
+from exemplars.store.layout import DamagedError, Exemplars, Kind, Schema
 from exemplars.store.memory import Reading
 
 _CHUNK: Final = 262_144  # bytes that are read at once: the work of a fraction of a millisecond
@@ -29,10 +29,14 @@ _LONGEST_HEAD: Final = layout.HEAD + layout.MAX_KEY
 _LONGEST_LABELS: Final = 8 + layout.LABELS_TEXT
 _ORDER: Final = sys.byteorder
 _START: Final = struct.Struct("=IHHI")
+_SERIES: Final = int(Kind.SERIES)
 _NO_TRACE: Final = bytes(16)
 # In place of counts: what was not read yet, or cannot have been counted.
 _UNREAD: Final = -2
 _IMPOSSIBLE: Final = -1
+
+# An exemplar as it is kept; one with labels of its own is a slot.
+Raw = bytes | Slot | None
 
 # Reason, name of the file, what is wrong.
 Report = Callable[[str, str, str], None]
@@ -76,22 +80,27 @@ def _sum(values: list[float]) -> float:
 class Merged:
     """One series as all workers together have it."""
 
-    __slots__ = ("_latest", "head", "key", "labels", "parts", "schema", "shape", "too_much")
+    __slots__ = ("_latest", "head", "key", "parts", "schema", "shape", "too_much")
 
     def __init__(self, schema: Schema, key: bytes) -> None:
-        values = layout.decode_labels(key, schema)
+        layout.decode_labels(key, schema)  # raises
         self.schema = schema
         self.key = key
         self.head = b""  # of its record in the first file: in others it mostly is the same
-        self.labels: tuple[tuple[str, str], ...] = (
-            ((semconv.OVERFLOW, "true"),) if values is None else tuple(zip(schema.labelnames, values, strict=True))
-        )
         # What the files say, in their order.
         self.parts: list[_Entry] = []
         self.shape = _shape(layout.HEAD + layout.padded(len(key)), schema.buckets)
         self.too_much = _too_much(schema.buckets) if schema.kind != "gauge" else 0
         # All counts side by side in one number; sum, slots and the number of their changes.
-        self._latest: tuple[int, float, list[Shown | None], int] = (0, 0.0, [None] * schema.buckets, 0)
+        self._latest: tuple[int, float, Exemplars, int] = (0, 0.0, Exemplars([None] * schema.buckets), 0)
+
+    @property
+    def labels(self) -> tuple[tuple[str, str], ...]:
+        """Names and values. Not kept: who needs them more than once keeps them in a form of his own."""
+        values = layout.decode_labels(self.key, self.schema)
+        if values is None:
+            return ((semconv.OVERFLOW, "true"),)
+        return tuple(zip(self.schema.labelnames, values, strict=True))
 
     def read(self) -> Reading:
         """Counts, sum, slots and the number of their changes. The slots are not to be changed."""
@@ -110,32 +119,36 @@ class Merged:
         added, total = sum([part.counts for part in parts]), _sum([part.sum for part in parts])
         self._latest = (added, total, slots, changes)
 
-    def newest(self) -> tuple[list[Shown | None], dict["_Entry", list[int]]]:
+    def newest(self) -> tuple[list[Raw], list[tuple["_Entry", list[int]]]]:
         """The newest exemplar of each bucket as far as it is known, and in which buckets whose has to be read.
 
         None where the newest is gone, or two bear the same time: any other would be older than, or as old as, what
         another scrape may have been told, which Prometheus refuses.
         """
-        unpack = _words(self.schema.buckets).unpack
-        last = self._latest[2]
-        slots: list[Shown | None] = []
-        wanted: dict[_Entry, list[int]] = {}
+        buckets = self.schema.buckets
+        unpack = _words(buckets).unpack
+        last = self._latest[2].raw
+        slots: list[Raw] = [None] * buckets
+        wanted: dict[int, list[int]] = {}
         for index, stamps in enumerate(zip(*[unpack(part.stamps) for part in self.parts], strict=True)):
-            slot = None
             stamped = max(stamps)
             if stamped and not stamped & 1 and stamps.count(stamped) == 1:
                 slot = last[index]
-                if slot is None or slot.timestamp_ms * 2 != stamped:
-                    slot = None
-                    wanted.setdefault(self.parts[stamps.index(stamped)], []).append(index)
-            slots.append(slot)
-        return slots, wanted
+                if slot is not None and layout.stamp_of(slot) == stamped:
+                    slots[index] = slot
+                else:
+                    part = stamps.index(stamped)
+                    if part in wanted:
+                        wanted[part].append(index)
+                    else:
+                        wanted[part] = [index]
+        return slots, [(self.parts[part], missing) for part, missing in wanted.items()]
 
-    def show(self, slots: list[Shown | None]) -> None:
+    def show(self, slots: list[Raw]) -> None:
         """Have *slots* shown."""
         added, total, last, changes = self._latest
-        if slots != last:
-            self._latest = (added, total, slots, changes + 1)
+        if slots != last.raw:
+            self._latest = (added, total, Exemplars(slots), changes + 1)
 
     def _gauge(self) -> float:
         mode = self.schema.mode.removeprefix("live")
@@ -359,26 +372,31 @@ class Reader:
     def _find(self, file: _File, fd: int, data: bytes, base: int, end: int) -> None:
         """Take up the records that begin in *data*, what *file* has from *base* on. Raises `DamagedError`."""
         enough = end if base + len(data) == end else base + len(data) - _LONGEST
-        while file.walked < enough:
-            at = file.walked
-            here = at - base
-            length, kind, key_length, schema_at = _START.unpack_from(data, here)
-            head = data[here : here + layout.HEAD + layout.padded(key_length)]
-            family = file.families.get(schema_at) if kind == Kind.SERIES else None
-            merged = family.heads.get(head) if family is not None else None
-            if merged is None or at + length > end:
-                found = layout.read_head(data, at, end, base)
-                if kind == Kind.SERIES:
-                    merged = self._member(file, fd, at, found, end)
-                    merged.head = merged.head or head
-                    file.families[schema_at].heads[head] = merged
-                elif kind != Kind.SCHEMA:
-                    file.rooms.append((at, data[here : here + 8]))
-            if merged is not None:
-                entry = _Entry(file, at, merged.head if merged.head == head else head, merged)
-                file.entries.append(entry)
-                merged.parts.append(entry)
-            file.walked = at + length
+        families, entries = file.families, file.entries
+        at = base
+        try:
+            while at < enough:
+                here = at - base
+                length, kind, key_length, schema_at = _START.unpack_from(data, here)
+                head = data[here : here + ((layout.HEAD + key_length + 15) & ~15)]
+                # One like another that was checked, in a file with the same schema, is as good.
+                family = families.get(schema_at) if kind == _SERIES else None
+                merged = family.heads.get(head) if family is not None else None
+                if merged is None or at + length > end:
+                    found = layout.read_head(data, at, end, base)
+                    if found.kind == _SERIES:
+                        merged = self._member(file, fd, at, found, end)
+                        merged.head = merged.head or head
+                        families[schema_at].heads[head] = merged
+                    elif found.kind != Kind.SCHEMA:
+                        file.rooms.append((at, data[here : here + 8]))
+                if merged is not None:
+                    entry = _Entry(file, at, merged.head if merged.head == head else head, merged)
+                    entries.append(entry)
+                    merged.parts.append(entry)
+                at += length
+        finally:
+            file.walked = at
 
     def _member(self, file: _File, fd: int, at: int, head: layout.Head, end: int) -> Merged:
         """The series that the record at *at* is of."""
@@ -403,7 +421,7 @@ class Reader:
 
     def _merge(self) -> Iterator[None]:
         """Bring what changed together, and read the exemplars that are shown from now on."""
-        slots: dict[Merged, list[Shown | None]] = {}
+        slots: dict[Merged, list[Raw]] = {}
         wanted: dict[_File, list[tuple[_Entry, list[int]]]] = {}
         emptied: set[Schema] = set()
         for number, (merged, slots_too) in enumerate(self._changed.items(), 1):
@@ -416,7 +434,7 @@ class Reader:
                 merged.merge()
                 if slots_too:
                     slots[merged], missing = merged.newest()
-                    for entry, buckets in missing.items():
+                    for entry, buckets in missing:
                         wanted.setdefault(entry.file, []).append((entry, buckets))
             if number % _STEP == 0:
                 yield
@@ -432,7 +450,7 @@ class Reader:
         self._changed = {}
 
     def _read_slots(
-        self, file: _File, wanted: Iterable[tuple[_Entry, list[int]]], slots: Mapping[Merged, list[Shown | None]]
+        self, file: _File, wanted: Iterable[tuple[_Entry, list[int]]], slots: Mapping[Merged, list[Raw]]
     ) -> Iterator[None]:
         """Read from *file* the exemplars of the *wanted* buckets into *slots*; what does not check, once more."""
         missed = {entry.merged: buckets for entry, buckets in wanted}
@@ -451,7 +469,7 @@ class Reader:
             pass
         self._missed.update(missed)
 
-    def _fill(self, fd: int, entry: _Entry, buckets: list[int], slots: list[Shown | None]) -> list[int]:
+    def _fill(self, fd: int, entry: _Entry, buckets: list[int], slots: list[Raw]) -> list[int]:
         """Read the exemplars of *buckets* into *slots*; those whose check fails, as in the middle of a write."""
         shape = entry.merged.shape
         data = os.pread(fd, shape.to_end, entry.at)
@@ -462,7 +480,8 @@ class Reader:
             return buckets
         missing = []
         for index, stored in layout.read_slots(data, shape.to_slots, stamps, buckets):
-            slots[index] = _with_labels(fd, stored) if stored is not None and stored[16:32] == _NO_TRACE else stored
+            own = stored is not None and stored[16:32] == _NO_TRACE
+            slots[index] = _with_labels(fd, stored) if stored is not None and own else stored
             if slots[index] is None:
                 missing.append(index)
         return missing
@@ -472,13 +491,13 @@ def _read_until(entry: _Entry) -> int:
     return entry.at + entry.merged.shape.to_slots
 
 
-def _with_labels(fd: int, stored: Stored) -> Slot | None:
+def _with_labels(fd: int, stored: bytes) -> Slot | None:
     """The exemplar *stored* with the labels of its own that it points to; ``None`` where their check fails."""
-    stamped, value, _, labels_at, _ = stored.fields()
+    stamped, value, _, labels_at, tenths = layout.unpack_stored(stored)
     at = int.from_bytes(labels_at, _ORDER)
     if at >= 1 << 63:
         return None
     labels = layout.decode_text(os.pread(fd, _LONGEST_LABELS, at), 0, stamped)
     if labels is None:
         return None
-    return Slot(value, stamped >> 1, stored.taken_at, stored.taken_at, labels=labels)
+    return Slot(value, stamped >> 1, tenths / 10, tenths / 10, labels=labels)

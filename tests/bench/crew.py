@@ -104,46 +104,64 @@ class Scraper:
         seconds = thread_time() - began
         return {"seconds": seconds, **shown(made)}
 
-    def weighed(self, page: Callable[[], bytes]) -> Said:
+    def weighed(self, app: Callable[[], Any]) -> Said:
         """The bytes that a scrape needs beyond what there was before it, at most, and what it keeps."""
         gc.collect()
         tracemalloc.start()
-        made = page()
+        answer = _Answer()
+        self.runner.run(app()(dict(_SCOPE), receive, answer.take))
         _, peak = tracemalloc.get_traced_memory()
-        said = shown(made)
-        del made
+        tracemalloc.reset_peak()
+        said = answer.said()
+        del answer
         gc.collect()
         kept, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return {"peak": peak, "kept": kept, **said}
 
     def gap(self, app: Callable[[], Any]) -> Said:
-        """The longest time for which the event loop had no turn during one scrape."""
-        body: list[bytes] = []
+        """The longest time for which the event loop had no turn during one scrape, and the CPU time it had in one."""
+        answer = _Answer()
 
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": b"", "more_body": False}
-
-        async def send(message: dict[str, Any]) -> None:
-            body.append(message.get("body", b""))
-
-        async def scrape() -> float:
-            turns: list[float] = []
+        async def scrape() -> tuple[float, float]:
+            turns: list[tuple[float, float]] = []
 
             async def take_turns() -> None:
                 while True:
-                    turns.append(perf_counter())
+                    turns.append((perf_counter(), thread_time()))
                     await asyncio.sleep(0)
 
             ticker = asyncio.create_task(take_turns())
             await asyncio.sleep(0)
-            await app()(dict(_SCOPE), receive, send)
-            turns.append(perf_counter())
+            await app()(dict(_SCOPE), receive, answer.take)
+            turns.append((perf_counter(), thread_time()))
             ticker.cancel()
-            return max(after - before for before, after in zip(turns, turns[1:], strict=False))
+            pairs = list(zip(turns, turns[1:], strict=False))
+            return max(after[0] - before[0] for before, after in pairs), max(a[1] - b[1] for b, a in pairs)
 
-        seconds = self.runner.run(scrape())
-        return {"seconds": seconds, **shown(gzip.decompress(b"".join(body)))}
+        seconds, cpu = self.runner.run(scrape())
+        return {"seconds": seconds, "cpu": cpu, **answer.said()}
+
+
+class _Answer:
+    """What an ASGI application sends."""
+
+    def __init__(self) -> None:
+        self._body: list[bytes] = []
+
+    async def take(self, message: dict[str, Any]) -> None:
+        self._body.append(message.get("body", b""))
+
+    def said(self) -> Said:
+        return shown(gzip.decompress(b"".join(self._body)))
+
+
+async def receive() -> dict[str, Any]:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+def their_app(scraper: Scraper) -> Any:
+    return prometheus_client.make_asgi_app(scraper.their_registry())
 
 
 def main(role: str, seed: str = "0") -> None:
@@ -157,10 +175,10 @@ def main(role: str, seed: str = "0") -> None:
             {
                 "ours": lambda: scraper.timed(scraper.page),
                 "theirs": lambda: scraper.timed(scraper.their_page),
-                "ours weighed": lambda: scraper.weighed(scraper.page),
-                "theirs weighed": lambda: scraper.weighed(scraper.their_page),
+                "ours weighed": lambda: scraper.weighed(lambda: scraper.app),
+                "theirs weighed": lambda: scraper.weighed(lambda: their_app(scraper)),
                 "ours gap": lambda: scraper.gap(lambda: scraper.app),
-                "theirs gap": lambda: scraper.gap(lambda: prometheus_client.make_asgi_app(scraper.their_registry())),
+                "theirs gap": lambda: scraper.gap(lambda: their_app(scraper)),
             }
         )
 

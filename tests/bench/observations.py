@@ -98,7 +98,7 @@ def ours(name: str, file: shared.OwnFile | None) -> Subject:
     return subject
 
 
-def in_file(file: shared.OwnFile) -> Iterator[list[int]]:
+def in_file(file: shared.OwnFile) -> Iterator[Sequence[int]]:
     """The counts of each series, as another process would read them."""
     reader = Reader(file.directory, refuse)
     for _ in reader.refresh():

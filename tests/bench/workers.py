@@ -29,6 +29,8 @@ KEPT: Final = f"{OURS}, kept afterwards"
 LATER: Final = {"counts": COUNTS_NEW, "exemplars": ALL_NEW, "": NOTHING_NEW}
 TARGETS: Final[Mapping[str, Target]] = {COLD: MERGED_COLD, ALL_NEW: MERGED_COLD, COUNTS_NEW: MERGED_COUNTS}
 
+OF_CPU: Final = ", CPU time alone"
+
 Costs = dict[str, list[float]]
 
 
@@ -98,7 +100,9 @@ def scrapes(crew: Crew, rounds: int) -> tuple[Costs, Costs]:
 
     def take(name: str, side: str) -> None:
         timed.setdefault(name, []).append(crew.ask(one, side)["seconds"])
-        gaps.setdefault(name, []).append(crew.ask(other, f"{side} gap")["seconds"])
+        found = crew.ask(other, f"{side} gap")
+        gaps.setdefault(name, []).append(found["seconds"])
+        gaps.setdefault(f"{name}{OF_CPU}", []).append(found["cpu"])
 
     for number in range(rounds):
         with crew.scraper() as one, crew.scraper() as other:
@@ -169,7 +173,7 @@ def gap(gaps: Costs) -> Cell:
         name=f"{WORKERS} workers, {render.LINES:,} lines",
         unit="ms",
         cost=in_thousandths(gaps),
-        comparisons=[alone(milliseconds, name, GAP) for name in gaps if name != THEIRS],
+        comparisons=[alone(milliseconds, name, GAP) for name in gaps if not name.startswith(THEIRS)],
     )
 
 
