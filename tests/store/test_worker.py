@@ -474,6 +474,47 @@ def test_a_signal_handler_that_counts_while_it_is_decided_loses_nothing(shared: 
     assert run(script, tmp_path / "d" if shared else None, MOMENTS=moments) == "well True"
 
 
+def test_a_signal_handler_that_counts_and_scrapes_while_it_shares_loses_nothing(tmp_path: Path) -> None:
+    script = """
+        import random
+        newest = Policy(min_retention=0.0)
+        counter, gauge = Counter("c", "d", ("a",), policy=newest), Gauge("g", "d")
+        histogram = Histogram("h", "d", ("a",), policy=newest, buckets=(1.0,))
+        turns = handled = 0
+
+        def operate():
+            global turns
+            turns += 1
+            counter.labels("x").inc(1, {"by": "outer"})
+            histogram.labels(turns).observe(0.5, {"by": "outer"})
+            gauge.inc()
+            counter.remove(str(turns - 1))
+
+        def come_in():
+            global handled
+            handled += 1
+            worker._retry_at = 1e-9  # there is something to mend
+            counter.labels("x").inc(1, {"by": "inner"})
+            histogram.labels("inner").observe(0.5, IDS)
+            counter.labels(turns).inc()
+            gauge.inc()
+            page()
+
+        operate()
+        moments = list(every_moment(operate))
+        for moment in random.Random(2).sample(moments, 80):
+            interrupted(operate, come_in, at=moment)
+        counted = turns + handled
+        for _ in range(2):
+            shown = page("h_count", "c_", "g")
+            print(shown['c_total{a="x"}'] == shown["g"] == counted, handled > 20)
+            print(sum(count for name, count in shown.items() if name.startswith("h_count")) == counted)
+            worker._reader = worker.Reader(worker._own.directory, print)
+        print(errors(), sum(worker.skipped.values.values()))
+    """
+    assert run(script, tmp_path).splitlines() == ["True True", "True"] * 2 + ["{} 0"]
+
+
 def test_threads_that_count_and_scrape_from_the_first_moment_on_lose_nothing(tmp_path: Path) -> None:
     script = """
         sys.setswitchinterval(1e-6)
