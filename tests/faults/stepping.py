@@ -8,10 +8,11 @@ from typing import Final
 from exemplars import metrics
 
 LONGEST: Final = 1.0  # seconds until the next step
+GRAIN_NS: Final = 250_000_000  # coarse, so that workers often tell the same time
 
 
 class Stepping:
-    """Nanoseconds since 1970, as `time.time_ns`, but up to *most_ms* off, by another amount every now and then."""
+    """Nanoseconds since 1970, as `time.time_ns`, but coarse, and up to *most_ms* off, by another amount at times."""
 
     def __init__(self, most_ms: int, seed: int) -> None:
         self._choose = random.Random(seed)
@@ -24,7 +25,7 @@ class Stepping:
         if now >= self._until:
             self._offset_ns = self._choose.randint(-self._most_ms, self._most_ms) * 1_000_000
             self._until = now + self._choose.uniform(0, LONGEST)
-        return time.time_ns() + self._offset_ns
+        return time.time_ns() // GRAIN_NS * GRAIN_NS + self._offset_ns
 
 
 def step_if_asked() -> None:

@@ -76,10 +76,9 @@ def _started(directory: Path, *arguments: str) -> Iterator[subprocess.Popen[str]
 
 
 class _Pages:
-    """What another worker answers, page after page, and what must hold of them."""
+    """What other workers answer, page after page, and what must hold of them."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+    def __init__(self) -> None:
         self._dots: dict[tuple[str, str], Dot] = {}
         self._last: set[tuple[str, str]] = set()
         self._sum = 0.0
@@ -88,9 +87,9 @@ class _Pages:
         self.exemplars: set[Dot] = set()
         self.without = 0  # pages that lack an exemplar which the one before had
 
-    def ask(self) -> None:
-        """Have a page made and check it. Raises ``AssertionError`` where anything does not hold."""
-        numbers, dots = on_page(read(answer(self._process)))
+    def ask(self, reader: subprocess.Popen[str]) -> None:
+        """Have a page made by *reader* and check it. Raises ``AssertionError`` where anything does not hold."""
+        numbers, dots = on_page(read(answer(reader)))
         shown = numbers[_NAME]
         count = shown.buckets[-1]
         assert count >= self.count, f"{count} observations after {self.count}"
@@ -178,9 +177,10 @@ def run(rounds: int, each: int, directory: Path, seed: int) -> Figures | None:
         return None
     choose = random.Random(seed)
     steps = states = half = killed_half = 0
-    with _started(directory, "pages") as reader:
-        pages = _Pages(reader)
-        for _ in range(rounds):
+    pages = _Pages()
+    # The one sees every state, the other only those that are not whole: what it knows is always older.
+    with _started(directory, "pages") as reader, _started(directory, "pages") as other:
+        for number in range(rounds):
             with _started(directory, "observe", str(pages.count + 1)) as worker:
                 assert worker.stdout is not None
                 assert worker.stdout.readline() == "observing\n"
@@ -191,8 +191,7 @@ def run(rounds: int, each: int, directory: Path, seed: int) -> Figures | None:
                     with path.open("rb", buffering=0) as file:
                         last = b""
                         seen = 0
-                        # Every other one is killed in the middle of an exemplar.
-                        in_half = bool(choose.randrange(2))
+                        in_half = number % 2 == 0  # every other one is killed in the middle of an exemplar
                         is_half = False
                         while seen < each or (in_half and not is_half):
                             traced.step()
@@ -202,13 +201,15 @@ def run(rounds: int, each: int, directory: Path, seed: int) -> Figures | None:
                                 seen += 1
                                 is_half = _half_written(last)
                                 half += is_half
-                                pages.ask()
+                                if is_half:
+                                    pages.ask(other)
+                                pages.ask(reader)
                         states += seen
                         killed_half += is_half
                 finally:
                     traced.kill()
                     steps += traced.steps
-            pages.ask()
+            pages.ask(reader)
     return Figures(
         {
             "workers followed step by step, then killed": rounds,
