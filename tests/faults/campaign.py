@@ -35,6 +35,7 @@ def parts() -> Iterator[tuple[str, Part]]:
         yield f"kills, {name}", partial(_kills, name)
     for name, count in RECYCLES:
         yield f"recycles, {name}, {count:,}", partial(_recycles, name, count)
+    yield "damage", lambda path, seed, _: damage.run(100_000, 60.0, path, seed)
     for name in kills.SERVERS:
         for steps_ms in clock.STEPS_MS:
             yield f"clocks up to {steps_ms:,} ms off, {name}", partial(_clock, name, steps_ms)
@@ -44,7 +45,6 @@ def parts() -> Iterator[tuple[str, Part]]:
     for name in disk.SERVERS:
         for trouble in disk.TROUBLES:
             yield f"{trouble}, {name}", partial(_disk, name, trouble)
-    yield "damage", lambda path, seed, _: damage.run(100_000, 60.0, path, seed)
     for name in forks.SERVERS:
         yield f"forks, {name}", partial(_forks, name)
 
