@@ -4,6 +4,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -76,7 +77,7 @@ def _forks(name: str, path: Path, _: int, environment: dict[str, str]) -> Figure
 def run(names: Sequence[str], seed: int, jobs: int) -> Iterator[tuple[str, str, bool]]:
     """Run parts, *jobs* at once, each in a process of its own: name, figures, and whether all held, in their order.
 
-    When this ends early, they are ended as by Ctrl-C, which lets them end what they have started.
+    When this ends early, they are ended too, and with them what they have started.
     """
     context = multiprocessing.get_context("spawn")
     waiting = list(names)
@@ -108,12 +109,13 @@ def run(names: Sequence[str], seed: int, jobs: int) -> Iterator[tuple[str, str, 
     finally:
         for _, left in running.values():
             if left.pid is not None:
-                os.kill(left.pid, signal.SIGINT)
+                os.kill(left.pid, signal.SIGTERM)
             left.join()
 
 
 def _work(name: str, seed: int, named: bool, answer: Connection) -> None:
     """Run the part *name*, with *named* in a directory of ours, and give *answer* what came of it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         path = Path(directory)
         try:
