@@ -27,7 +27,8 @@ from exemplars.store.layout import Exemplars, taken_at, unpack_stored
 
 _PIECE: Final = 16_384  # bytes after which a piece is handed on: a fraction of a millisecond's work
 _EOF: Final = b"# EOF\n"
-_TRACED: Final = f' # {{{semconv.TRACE_ID}="%s",{semconv.SPAN_ID}="%s"}} %s %d.%03d'
+_TRACE: Final = f' # {{{semconv.TRACE_ID}="'
+_SPAN: Final = f'",{semconv.SPAN_ID}="'
 _number: Final = cast(Callable[[float], str], floatToGoString)
 _ZERO: Final = _number(0.0)
 # prometheus_client escapes names since 0.23.
@@ -275,15 +276,15 @@ def _ending(slot: bytes | Slot) -> str:
     """What ends the line of a bucket or counter, as part of a template."""
     if isinstance(slot, bytes):
         stamped, value, trace_id, span_id, _ = unpack_stored(slot)
-        amount = value if -1e6 < value < 1e6 else _number(value)  # the same, sooner
-        return _TRACED % (trace_id.hex(), span_id.hex(), amount, stamped // 2000, (stamped >> 1) % 1000)
-    value, milliseconds = slot.value, slot.timestamp_ms
-    amount = value if -1e6 < value < 1e6 else _number(value)
-    if slot.labels is not None:
-        labels = _pairs(slot.labels.items()).replace("%", "%%")
-        return f" # {{{labels}}} {amount} {milliseconds / 1000:.3f}"
-    ids = f"{slot.trace_id:032x}", f"{slot.span_id:016x}"
-    return _TRACED % (*ids, amount, milliseconds // 1000, milliseconds % 1000)
+        milliseconds, trace, span = stamped >> 1, trace_id.hex(), span_id.hex()
+    else:
+        value, milliseconds = slot.value, slot.timestamp_ms
+        if slot.labels is not None:
+            labels = _pairs(slot.labels.items()).replace("%", "%%")
+            return f" # {{{labels}}} {value if -1e6 < value < 1e6 else _number(value)} {milliseconds / 1000:.3f}"
+        trace, span = f"{slot.trace_id:032x}", f"{slot.span_id:016x}"
+    amount = value if -1e6 < value < 1e6 else _number(value)  # the same, sooner
+    return f'{_TRACE}{trace}{_SPAN}{span}"}} {amount} {milliseconds // 1000}.{milliseconds % 1000:03d}'
 
 
 def _pairs(labels: Iterable[tuple[str, str]]) -> str:

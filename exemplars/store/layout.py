@@ -22,7 +22,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cache
@@ -53,7 +53,7 @@ _CRC: Final = struct.Struct("=I")
 _U64: Final = struct.Struct("=Q")
 _SLOT: Final = struct.Struct("=d16s8sI")
 _STORED: Final = struct.Struct("=Qd16s8sI")
-_TAKEN_AT: Final = struct.Struct("=40xI")
+_tenths: Final[Callable[[bytes], tuple[int]]] = struct.Struct("=40xI").unpack
 _GLANCE: Final = struct.Struct("=8xQQQII")
 _TEXT: Final = struct.Struct("=II")
 _NUMBERS: Final = struct.Struct("=dd")
@@ -315,7 +315,7 @@ def stamp_of(exemplar: bytes | Slot) -> int:
 
 def taken_at(exemplar: bytes | Slot) -> float:
     """When it was taken, in seconds of the monotonic clock, whichever way it is kept."""
-    return float(_TAKEN_AT.unpack(exemplar)[0] / 10) if isinstance(exemplar, bytes) else exemplar.taken_at
+    return _tenths(exemplar)[0] / 10 if isinstance(exemplar, bytes) else exemplar.taken_at
 
 
 class Exemplars(Sequence[Slot | None]):

@@ -10,6 +10,7 @@ import sys
 from _thread import RLock
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache
 from math import fsum
 from typing import Any, Final, NamedTuple
@@ -31,8 +32,7 @@ _ORDER: Final = sys.byteorder
 _START: Final = struct.Struct("=IHHI")
 _SERIES: Final = int(Kind.SERIES)
 _NO_TRACE: Final = bytes(16)
-# In place of counts: what was not read yet, or cannot have been counted.
-_UNREAD: Final = -2
+# In place of counts that nobody can have reached.
 _IMPOSSIBLE: Final = -1
 
 # An exemplar as it is kept; one with labels of its own is a slot.
@@ -162,19 +162,29 @@ class Merged:
 
 
 class _Entry:
-    """What a file says of a series."""
+    """What a file says of a series: where, and its numbers, the counts side by side in one."""
 
     __slots__ = ("at", "counts", "file", "head", "merged", "set_at", "stamps", "sum")
 
-    def __init__(self, file: "_File", at: int, head: bytes, merged: Merged) -> None:
+    def __init__(
+        self,
+        file: "_File",
+        at: int,
+        merged: Merged,
+        head: bytes,
+        total: float,
+        set_at: float,
+        counts: int,
+        stamps: bytes,
+    ) -> None:
         self.file = file
         self.at = at  # offset of the record
-        self.head = head
         self.merged = merged
-        self.counts = _UNREAD
-        self.sum = 0.0
-        self.set_at = 0.0
-        self.stamps = b""
+        self.head = head
+        self.sum = total
+        self.set_at = set_at
+        self.counts = counts
+        self.stamps = stamps
 
 
 class _Family:
@@ -287,8 +297,7 @@ class Reader:
 
     def _read(self, file: _File) -> Iterator[None]:
         """Bring what *file* says up to date."""
-        fd = self.directory.open(file.name, os.O_RDONLY)
-        try:
+        with self._opened(file) as fd:
             start = os.pread(fd, layout.HEADER, 0)
             size = os.fstat(fd).st_size  # afterwards: it grows before it says so
             if file.name not in self._files and not any(start) and (not size or ofd.held(fd)):
@@ -305,8 +314,22 @@ class Reader:
                 self._forget(file)  # another record stands where one is known: begin again
             if file.walked < end:
                 yield from self._walk(file, fd, end)
+
+    @contextmanager
+    def _opened(self, file: _File) -> Iterator[int]:
+        """A descriptor of *file*, which lives from step to step.
+
+        A pass may be left in the middle, for long: what has closed all descriptors meanwhile, to make a daemon, may
+        have had this number given to another file, which is then left alone.
+        """
+        fd = self.directory.open(file.name, os.O_RDONLY)
+        opened = os.fstat(fd)
+        try:
+            yield fd
         finally:
-            os.close(fd)
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(fd), opened):
+                    os.close(fd)
 
     def _renew(self, file: _File, fd: int) -> Generator[None, None, bool]:
         """Read the numbers of the series of *file* again; tell whether each record still is what it was."""
@@ -336,7 +359,7 @@ class Reader:
                 return False
             counts = int.from_bytes(counted, _ORDER)
             if counts & merged.too_much:
-                counts = _IMPOSSIBLE
+                counts = self._impossible(entry.file)
             if stamps != entry.stamps:
                 entry.stamps = stamps
                 changed[merged] = True
@@ -344,10 +367,12 @@ class Reader:
                 changed.setdefault(merged, False)
             else:
                 continue
-            if counts == _IMPOSSIBLE != entry.counts:
-                self._report("record", entry.file.name, "a count that nobody could have reached")
             entry.counts, entry.sum, entry.set_at = counts, total, set_at or 0.0
         return True
+
+    def _impossible(self, file: _File) -> int:
+        self._report("record", file.name, "a count that nobody could have reached")
+        return _IMPOSSIBLE
 
     def _walk(self, file: _File, fd: int, end: int) -> Iterator[None]:
         """Take up the records of *file* that are not known yet; what does not check is read once more."""
@@ -357,7 +382,6 @@ class Reader:
             data = os.pread(fd, min(_CHUNK, end - base), base)
             if len(data) < min(_CHUNK, end - base):
                 raise DamagedError("truncated", f"{base + len(data)} bytes are left of {end}")
-            known = len(file.entries)
             try:
                 self._find(file, fd, data, base, end)
             except DamagedError as error:
@@ -365,14 +389,12 @@ class Reader:
                     self._report("record", file.name, str(error))
                     return
                 failed_at = file.walked
-            finally:
-                self._take(file.entries[known:], data, base)
             yield
 
     def _find(self, file: _File, fd: int, data: bytes, base: int, end: int) -> None:
         """Take up the records that begin in *data*, what *file* has from *base* on. Raises `DamagedError`."""
         enough = end if base + len(data) == end else base + len(data) - _LONGEST
-        families, entries = file.families, file.entries
+        families, entries, changed = file.families, file.entries, self._changed
         at = base
         try:
             while at < enough:
@@ -391,9 +413,16 @@ class Reader:
                     elif found.kind != Kind.SCHEMA:
                         file.rooms.append((at, data[here : here + 8]))
                 if merged is not None:
-                    entry = _Entry(file, at, merged.head if merged.head == head else head, merged)
+                    head, total, set_at, counted, stamps = merged.shape.unpack(data, here)
+                    counts = int.from_bytes(counted, _ORDER)
+                    if counts & merged.too_much:
+                        counts = self._impossible(file)
+                    if head == merged.head:
+                        head = merged.head
+                    entry = _Entry(file, at, merged, head, total, set_at or 0.0, counts, stamps)
                     entries.append(entry)
                     merged.parts.append(entry)
+                    changed[merged] = True
                 at += length
         finally:
             file.walked = at
@@ -453,18 +482,15 @@ class Reader:
         self, file: _File, wanted: Iterable[tuple[_Entry, list[int]]], slots: Mapping[Merged, list[Raw]]
     ) -> Iterator[None]:
         """Read from *file* the exemplars of the *wanted* buckets into *slots*; what does not check, once more."""
-        missed = {entry.merged: buckets for entry, buckets in wanted}
+        missed = dict.fromkeys(entry.merged for entry, _ in wanted)
         try:
-            fd = self.directory.open(file.name, os.O_RDONLY)
-            try:
+            with self._opened(file) as fd:
                 for number, (entry, buckets) in enumerate(wanted, 1):
                     missing = self._fill(fd, entry, buckets, slots[entry.merged])
                     if not missing or not self._fill(fd, entry, missing, slots[entry.merged]):
-                        del missed[entry.merged]
+                        missed.pop(entry.merged, None)
                     if number % _STEP == 0:
                         yield
-            finally:
-                os.close(fd)
         except OSError:
             pass
         self._missed.update(missed)
