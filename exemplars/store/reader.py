@@ -23,6 +23,7 @@ from exemplars.store.layout import DamagedError, Exemplars, Kind, Schema
 from exemplars.store.memory import Reading
 
 _CHUNK: Final = 262_144  # bytes that are read at once: the work of a fraction of a millisecond
+_NEW: Final = 49_152  # bytes of records that are taken up at once
 _STEP: Final = 32  # series after which a step of merging ends
 # What is read of a series, the head of a schema, and an exemplar's own labels, at their longest.
 _LONGEST: Final = layout.place(layout.MAX_KEY, layout.MAX_BUCKETS).slots
@@ -376,28 +377,34 @@ class Reader:
 
     def _walk(self, file: _File, fd: int, end: int) -> Iterator[None]:
         """Take up the records of *file* that are not known yet; what does not check is read once more."""
+        data, base, enough = b"", 0, 0
         failed_at = 0
         while file.walked < end:
-            base = file.walked
-            data = os.pread(fd, min(_CHUNK, end - base), base)
-            if len(data) < min(_CHUNK, end - base):
-                raise DamagedError("truncated", f"{base + len(data)} bytes are left of {end}")
+            if file.walked >= enough:
+                base = file.walked
+                data = os.pread(fd, min(_CHUNK, end - base), base)
+                if len(data) < min(_CHUNK, end - base):
+                    raise DamagedError("truncated", f"{base + len(data)} bytes are left of {end}")
+                enough = end if base + len(data) == end else base + len(data) - _LONGEST
             try:
-                self._find(file, fd, data, base, end)
+                self._find(file, fd, data, base, min(enough, file.walked + _NEW), end)
             except DamagedError as error:
                 if failed_at == file.walked:
                     self._report("record", file.name, str(error))
                     return
                 failed_at = file.walked
+                enough = 0
             yield
 
-    def _find(self, file: _File, fd: int, data: bytes, base: int, end: int) -> None:
-        """Take up the records that begin in *data*, what *file* has from *base* on. Raises `DamagedError`."""
-        enough = end if base + len(data) == end else base + len(data) - _LONGEST
+    def _find(self, file: _File, fd: int, data: bytes, base: int, until: int, end: int) -> None:
+        """Take up the records of *file*, which has *data* from *base* on, that begin before *until*.
+
+        Raises `DamagedError` at the first that is none.
+        """
         families, entries, changed = file.families, file.entries, self._changed
-        at = base
+        at = file.walked
         try:
-            while at < enough:
+            while at < until:
                 here = at - base
                 length, kind, key_length, schema_at = _START.unpack_from(data, here)
                 head = data[here : here + ((layout.HEAD + key_length + 15) & ~15)]
