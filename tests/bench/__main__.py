@@ -14,7 +14,7 @@ from opentelemetry import trace
 # OpenTelemetry's instrumentation emits its stable metric names only when asked to, before it is made.
 os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
 
-from . import asgi, observations, profiling, readme, render, report, requests, served, workers, wsgi
+from . import asgi, observations, profiling, reading, readme, render, report, requests, served, workers, wsgi
 from .result import ROWS, Cell, Row
 from .spans import SAMPLED
 
@@ -28,6 +28,7 @@ def arguments(args: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--block", type=int, default=180, help="requests in a row of one contender (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="a smoke run: it proves everything but the speed")
     parser.add_argument("--output", type=Path, help="where the results go; a whole run keeps them beside the code")
+    parser.add_argument("--reading", action="store_true", help="draw pages of many workers and series instead")
     parser.add_argument(
         "--profile", choices=("asgi", "wsgi", "render"), help="print where our time goes in this row instead"
     )
@@ -57,6 +58,14 @@ def main() -> None:
     trace.set_tracer_provider(SAMPLED)
     if args.profile:
         profiling.profile(args.profile)
+        return
+    if args.reading:
+        load = os.getloadavg()[0]
+        measured_points = []
+        for point in reading.measure(reading.points(), reading.SCRAPES):
+            measured_points.append(point)
+            print(point, file=sys.stderr)
+        reading.keep(measured_points, report.conditions(reading.SCRAPES, 0, load))
         return
     if args.quick:
         args.rounds, args.block = 3, 60

@@ -1,4 +1,4 @@
-"""The processes of the rows for several workers: `python -m tests.bench.crew worker` and `… scraper`, asked by lines.
+"""The processes of the rows for several workers: `python -m tests.bench.crew worker`, `… scraper`, `… filler`.
 
 A worker counts, in ours and in prometheus_client's files. A scraper counts nothing: it is one more worker, the one that
 Prometheus happens to ask. Each is told by its environment where the files lie.
@@ -8,11 +8,14 @@ import asyncio
 import gc
 import gzip
 import os
+import random
 import re
 import sys
+import time
 import tracemalloc
 from collections.abc import Callable
-from time import perf_counter, thread_time
+from itertools import cycle
+from time import monotonic, perf_counter, thread_time
 from typing import Any, Final
 
 import prometheus_client
@@ -22,6 +25,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.openmetrics.exposition import generate_latest
 
 import exemplars
+from exemplars.policy import Slot
+from exemplars.store import directory, layout, shared
 
 from . import byhand, processes, render
 from .spans import SAMPLED
@@ -73,6 +78,50 @@ class Worker:
     def exemplars(self) -> Said:
         self.ours.exemplars()
         return self.counted()
+
+
+class Filler:
+    """Has the files of many workers at once, and counts in them without metrics, which would take a while."""
+
+    def __init__(self, workers: int, series: int) -> None:
+        place = directory.of_group(None, directory.named())
+        histogram = render.ours().histogram
+        labels = [
+            (method, f"{route}{n // len(render.LABEL_SETS)}", *rest)
+            for n, (method, route, *rest) in zip(range(series), cycle(render.LABEL_SETS), strict=False)
+        ]
+        self.files = [shared.OwnFile.obtain(place, monotonic()) for _ in range(workers)]
+        self.records = [
+            [file.place((histogram.schema, layout.encode_labels(each)), 0.0) for each in labels] for file in self.files
+        ]
+        self.ids = random.Random(workers)
+        self.observations = 0
+        self.traces: list[int] = []
+        for number, records in enumerate(self.records):
+            self._fill(records, time.time_ns() // 1_000_000 + number)
+
+    def _fill(self, records: list[shared.FileRecord], timestamp_ms: int) -> None:
+        """Give every bucket an exemplar, all of one time: a later worker's are newer."""
+        self.traces = []
+        for record in records:
+            for index, amount in enumerate(render.AMOUNTS):
+                record.add(index, amount)
+                self.traces.append(self.ids.getrandbits(128))
+                now = perf_counter()
+                slot = Slot(amount, timestamp_ms, now, now, self.traces[-1], self.ids.getrandbits(64))
+                record.put(index, slot, None)
+        self.observations += len(records) * len(render.AMOUNTS)
+
+    def filled(self) -> Said:
+        return {"counted": self.observations, "exemplars": len(self.traces), "traces": digest(self.traces)}
+
+    def counts(self) -> Said:
+        """Count once in the first bucket of every series."""
+        for records in self.records:
+            for record in records:
+                record.add(0, render.AMOUNTS[0])
+            self.observations += len(records)
+        return self.filled()
 
 
 class Scraper:
@@ -164,10 +213,13 @@ def their_app(scraper: Scraper) -> Any:
     return prometheus_client.make_asgi_app(scraper.their_registry())
 
 
-def main(role: str, seed: str = "0") -> None:
+def main(role: str, *numbers: str) -> None:
     trace.set_tracer_provider(SAMPLED)
-    if role == "worker":
-        worker = Worker(int(seed))
+    if role == "filler":
+        filler = Filler(*map(int, numbers))
+        processes.answer({"filled": filler.filled, "counts": filler.counts})
+    elif role == "worker":
+        worker = Worker(*map(int, numbers))
         processes.answer({"fill": worker.fill, "counts": worker.counts, "exemplars": worker.exemplars})
     else:
         scraper = Scraper()
