@@ -97,8 +97,8 @@ def test_requests_do_not_suffer_from_failing_storage_and_afterwards_nothing_is_m
     assert int(figures["requests while it lasted"]) > 1_000
 
 
-def test_of_damaged_files_only_what_checks_is_shown(tmp_path: Path, seed: int) -> None:
-    figures = tell(damage.run(MUTATIONS, 5.0, tmp_path, seed))
+def test_of_damaged_files_only_what_checks_is_shown(seed: int) -> None:
+    figures = tell(damage.run(MUTATIONS, 5.0, seed))
 
     assert int(figures["mutations of files"]) == MUTATIONS
     for reason in ("format", "truncated", "record", "unreadable"):

@@ -36,7 +36,7 @@ def parts() -> Iterator[tuple[str, Part]]:
         yield f"kills, {name}", partial(_kills, name)
     for name, count in RECYCLES:
         yield f"recycles, {name}, {count:,}", partial(_recycles, name, count)
-    yield "damage", lambda path, seed, _: damage.run(100_000, 60.0, path, seed)
+    yield "damage", lambda _, seed, __: damage.run(100_000, 60.0, seed)
     for name in kills.SERVERS:
         for steps_ms in clock.STEPS_MS:
             yield f"clocks up to {steps_ms:,} ms off, {name}", partial(_clock, name, steps_ms)

@@ -9,8 +9,10 @@ import logging
 import mmap
 import os
 import random
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -528,37 +530,48 @@ def answer(reader: subprocess.Popen[str]) -> bytes:
     return bytes(json.loads(line).encode())
 
 
-def run(count: int, seconds: float, directory: Path, seed: int) -> Figures:
-    """Mutate files *count* times, in two processes at once, and change them for *seconds* under a reader."""
+def run(count: int, seconds: float, seed: int) -> Figures:
+    """Mutate files *count* times, in two processes at once, and change them for *seconds* under a reader.
+
+    In memory where there is such a file system: most of the time would go into making and removing files.
+    """
+    shm = Path("/dev/shm")
+    place = shm if os.access(shm, os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=place, ignore_cleanup_errors=True) as directory:
+        found = _mutate_in_processes(count, seed, Path(directory))
+        shared = Path(directory) / "under-a-reader"
+        shared.mkdir(mode=0o700)
+        found.add(under_a_reader(seconds, seed, shared))
+    return found
+
+
+def _mutate_in_processes(count: int, seed: int, directory: Path) -> Figures:
     processes = []
-    for shard in range(2):
-        work = directory / f"mutations-{shard}"
-        shared = work / "shared"
-        shared.mkdir(parents=True, mode=0o700)
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.damage", str(count // 2), str(seed + shard), str(shared)],
-                env={"PYTHONPATH": os.pathsep.join(PACKAGES), "EXEMPLARS_DIR": str(shared)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
     found = Figures()
     try:
+        for shard in range(2):
+            shared = directory / f"mutations-{shard}" / "shared"
+            shared.mkdir(parents=True, mode=0o700)
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "tests.faults.damage", str(count // 2), str(seed + shard), str(shared)],
+                    env={"PYTHONPATH": os.pathsep.join(PACKAGES), "EXEMPLARS_DIR": str(shared)},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
         for process in processes:
             printed, failed = process.communicate()
             assert process.returncode == 0, failed
             found.add(json.loads(printed))
     finally:
         for process in processes:
-            process.kill()
-            process.wait(PATIENCE)
-    shared = directory / "under-a-reader"
-    shared.mkdir(mode=0o700)
-    found.add(under_a_reader(seconds, seed, shared))
+            process.terminate()
+            process.communicate()
     return found
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended all the same
     print(json.dumps(mutate(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))))
