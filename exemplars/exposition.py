@@ -78,6 +78,7 @@ def _registered(
         if isinstance(collector, (Metric, SelfMetrics))
         for name in registered
     }
+    metrics.set_up()
     for _ in worker.refresh():
         yield b""
     yield from _foreign(lambda: _target_info(registry), chosen, wanted, ours)

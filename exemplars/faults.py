@@ -1,8 +1,10 @@
 """What failed inside the library: counted by kind, logged once a kind, never raised."""
 
 import logging
+from collections import deque
 from typing import Final, Literal, get_args
 
+from exemplars._lock import held
 from exemplars.tallies import Tally
 
 Kind = Literal[
@@ -35,12 +37,36 @@ def note(kind: Kind, error: BaseException | None = None, detail: str = "") -> No
     """
     if errors.bump(kind) == 1:
         try:
-            _log.warning(
-                "%s: %s (counted in exemplars_errors_total{kind=%r}; further ones are not logged)",
-                kind,
-                detail or (repr(error) if error is not None else "failed"),
-                kind,
-                exc_info=error,
-            )
-        except Exception:  # a broken logging handler must not reach the request either
+            what = detail or (repr(error) if error is not None else "failed")
+        except Exception:  # an error that cannot even be shown
+            what = f"a {type(error).__name__}"
+        say(
+            logging.WARNING,
+            "%s: %s (counted in exemplars_errors_total{kind=%r}; further ones are not logged)",
+            kind,
+            what,
+            kind,
+            error=error,
+        )
+
+
+_unsaid: Final[deque[tuple[int, str, tuple[object, ...], BaseException | None]]] = deque()
+
+
+def say(level: int, message: str, *arguments: object, error: BaseException | None = None) -> None:
+    """Log *message* with *arguments*; where this thread holds the lock of the process, once it is free.
+
+    A handler may have a lock of its own, of which another thread, while it holds it, may observe. Never raises.
+    """
+    _unsaid.append((level, message, arguments, error))
+    speak()
+
+
+def speak() -> None:
+    """Log what was said while the lock was held, unless this thread still holds it. Never raises."""
+    while _unsaid and not held():
+        try:
+            level, message, arguments, error = _unsaid.popleft()
+            _log.log(level, message, *arguments, exc_info=error)
+        except Exception:  # a broken logging handler must not reach the request, nor another thread that was faster
             pass

@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from operator import add
 from types import FrameType
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
@@ -31,7 +30,6 @@ from exemplars.span import Budget, mark, process_budget, sampled_context
 from exemplars.store import layout, worker
 from exemplars.store.layout import Schema
 from exemplars.store.memory import Reading
-from exemplars.store.reader import Merged
 from exemplars.tallies import Tally
 
 taken: Final = Tally("exemplars_taken", "Exemplars that a bucket or counter took.")
@@ -194,7 +192,6 @@ class Child:
             new = Slot(amount, timestamp_ms, now, held_until, trace_id, span_id, labels)
             if self.record.put(index, new, instead_of=slot):
                 taken.bump()
-        worker.look_after(now)
 
 
 ChildT = TypeVar("ChildT", bound=Child)
@@ -239,7 +236,6 @@ class Metric(Collector, ABC, Generic[ChildT]):
         # Read without the lock where a series is looked up; changed only with it.
         self.children: dict[tuple[str, ...], ChildT] = {}
         self._overflow: ChildT | None = None
-        self._joined: dict[tuple[Child, Merged], _Joined] = {}
         self.schema: Schema | None = None
         worker.check_configuration()
         if registry is not None:
@@ -361,27 +357,13 @@ class Metric(Collector, ABC, Generic[ChildT]):
             return children
 
     def series(self) -> Sequence[Series]:
-        """The series to show: this process's own, or where workers share, those of all, as of the last refresh."""
-        shared = worker.merged(self)
-        if shared is None:
-            return self.every_child()
-        alone = [child for child in self.every_child() if not worker.is_shared(child)]
-        if not alone:
-            return shared
-        return self._with(alone, {series.key: series for series in shared})
+        """The series to show: this process's own, or where workers share, those of all, as of the last refresh.
 
-    def _with(self, alone: list[ChildT], by_key: dict[bytes, Merged]) -> list[Series]:
-        """Series of all workers, and with them those of this one for which there was no room in its file."""
-        series: dict[bytes, Series] = dict(by_key)
-        last, self._joined = self._joined, {}
-        for child in alone:
-            merged = by_key.get(child.key)
-            if merged is None:
-                series[child.key] = child
-            else:
-                joined = last.get((child, merged)) or _Joined(child, merged)
-                series[child.key] = self._joined[child, merged] = joined
-        return list(series.values())
+        What found no room in this worker's file is not among those until it does: other workers' pages could not show
+        it, and a number that alternates looks like a restart at each fall.
+        """
+        shared = worker.merged(self)
+        return self.every_child() if shared is None else shared
 
     def describe(self) -> list[MetricFamily]:
         """The family without samples, by which a registry finds clashes of names."""
@@ -464,6 +446,8 @@ class HistogramChild(Child):
             index = bisect_left(self._bounds, amount)
             with lock:
                 slot = self.record.add(index, amount)
+            if now >= worker.look_at:
+                worker.look_after(now)
             if slot is None or slot.welcomes(amount, now):
                 self._offer_labels(index, amount, now, exemplar)
 
@@ -477,6 +461,8 @@ class HistogramChild(Child):
             slot = self.record.add(index, amount)
             if ends is not None:
                 ends.record.add(0, -1.0)  # last: whoever sees an exception before it subtracts himself
+        if now >= worker.look_at:
+            worker.look_after(now)
         if slot is None or now >= slot.held_until or amount > slot.threshold:  # slot.welcomes, without the call
             self._offer(index, amount, now, slot, source)
 
@@ -576,6 +562,8 @@ class CounterChild(Child):
         now = monotonic()
         with lock:
             slot = self.record.add(0, amount)
+        if now >= worker.look_at:
+            worker.look_after(now)
         if slot is None or slot.welcomes(amount, now):
             if exemplar is None:
                 self._offer(0, amount, now, slot, _CURRENT_SPAN)
@@ -761,45 +749,24 @@ class Gauge(Metric[GaugeChild]):
         yield "", {}, reading[1], None
 
 
-class _Joined:
-    """A series of all workers and what of it found no room in this one's file."""
-
-    __slots__ = ("_child", "_merged", "labels")
-
-    def __init__(self, child: Child, merged: Merged) -> None:
-        self.labels = child.labels
-        self._child = child
-        self._merged = merged
-
-    def read(self) -> Reading:
-        counts, total, slots, changes = self._merged.read()
-        more, amount, own, own_changes = self._child.read()
-        if isinstance(self._child, GaugeChild):
-            return counts, self._gauge(total, amount), slots, changes
-        newest = [
-            here if there is None or (here is not None and here.timestamp_ms > there.timestamp_ms) else there
-            for here, there in zip(slots, own, strict=True)
-        ]
-        return list(map(add, counts, more)), total + amount, newest, changes + own_changes
-
-    def _gauge(self, theirs: float, ours: float) -> float:
-        mode = self._merged.schema.mode.removeprefix("live")
-        if mode == "mostrecent":
-            latest = max([part.set_at for part in self._merged.parts], default=0.0)
-            return ours if self._child.record.set_at > latest else theirs
-        return min(theirs, ours) if mode == "min" else max(theirs, ours) if mode == "max" else theirs + ours
-
-
 # By which name the registry of a metric is known in all workers.
 _registry_keys: "weakref.WeakKeyDictionary[CollectorRegistry, str]" = weakref.WeakKeyDictionary()
 _registries_of: Final[dict[str, int]] = {}  # how many were first used there
+_set_up = False  # whether the application has been: it serves requests, or pages
 _MAX_REGISTRIES: Final = 16  # beside the default one; a file keeps what is written to it
 
 
-def _registry_key(registry: CollectorRegistry) -> str | None:
-    """The name of *registry* in all workers that run the same code; ``None`` for one too many.
+def set_up() -> None:
+    """Note that the application has been set up. A registry that is used for the first time from now on is private."""
+    global _set_up
+    _set_up = True
 
-    Other workers have other objects, so it is named for the function that uses it first.
+
+def _registry_key(registry: CollectorRegistry) -> str | None:
+    """The name of *registry* in all workers that run the same code; ``None`` for one too many, or too late.
+
+    Other workers have other objects, so it is named for the function that uses it first, and in which order: that is
+    the same in all of them while the application is being set up, not when requests make registries.
     """
     if registry is REGISTRY:
         return ""
@@ -807,7 +774,7 @@ def _registry_key(registry: CollectorRegistry) -> str | None:
         key = _registry_keys.get(registry)
         if key is not None:
             return key
-        if sum(_registries_of.values()) >= _MAX_REGISTRIES:
+        if _set_up or sum(_registries_of.values()) >= _MAX_REGISTRIES:
             return None
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "exemplars":

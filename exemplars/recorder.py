@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from exemplars import faults, selfmetrics, semconv
 from exemplars._lock import lock
 from exemplars._types import Carrier, LabelValue, RouteResolver
-from exemplars.metrics import Gauge, GaugeChild, Histogram, HistogramChild, Metric, monotonic, same_shape
+from exemplars.metrics import Gauge, GaugeChild, Histogram, HistogramChild, Metric, monotonic, same_shape, set_up
 from exemplars.options import Resolved
 from exemplars.span import Budget, Cell, budget, current_context, enter, install_processor
 
@@ -169,6 +169,7 @@ class Recorder:
     def watch_spans(self) -> None:
         """Have server spans shown to their requests. At the first request: a provider may come after the middleware."""
         self.watches_spans = True
+        set_up()
         install_processor()
 
     def excludes(self, path: str) -> bool:

@@ -22,6 +22,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from exemplars.store import ofd
@@ -36,11 +37,13 @@ CLIENT_VARIABLES: Final = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir
 # Where files may lie without having been asked for, the best with the lowest number. Others are left alone: networks,
 # whose locks and mappings promise less, and what nobody has looked at.
 _RANK: Final = {"tmpfs": 0, "ramfs": 0, "ext4": 1, "xfs": 1, "ext3": 1, "ext2": 1, "overlay": 1}
+# Where writing to space that was set aside may fail, which ends a process that has it mapped.
 _COPY_ON_WRITE: Final = frozenset(("btrfs", "zfs", "bcachefs", "nilfs2"))
+_NETWORK: Final = frozenset(("nfs", "nfs4", "cifs", "smb3", "ceph", "9p"))
 
 _ROOM: Final = 8 << 20  # bytes that must be free where a directory is made
 _INODES: Final = 16
-_FORGOTTEN: Final = 3600.0  # seconds untouched after which a group that cannot be looked up counts as gone
+_FORGOTTEN: Final = 600.0  # seconds untouched after which a group that cannot be looked up counts as gone
 
 # What may lie in a group's directory beside the workers' files.
 _LOCK: Final = "lock"
@@ -173,7 +176,7 @@ def named(environ: Mapping[str, str] = os.environ) -> tuple[str, str] | None:
         return None
     way_out = f"name a directory on tmpfs, ext4 or xfs that this process may write to in {OWN_VARIABLE}"
     try:
-        path = os.path.abspath(value)
+        path = _absolute(value)
         _make(variable, path)
         os.close(os.open(path, _PASS))
         kind = _kind(path)
@@ -181,15 +184,24 @@ def named(environ: Mapping[str, str] = os.environ) -> tuple[str, str] | None:
         raise ValueError(f"{variable} is {value!r}, no directory to use ({_reason(error)}): {way_out}") from None
     if not os.access(path, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         raise ValueError(f"{variable} is {value!r}, where this process may not write: {way_out}")
+    if kind in _NETWORK or kind.startswith("fuse."):
+        raise ValueError(f"{variable} is {value!r} on {kind}, which may be lost with a network or a process: {way_out}")
     if kind in _COPY_ON_WRITE:
         raise ValueError(f"{variable} is {value!r} on {kind}, which copies on write: {way_out}")
     return variable, path
 
 
-def of_group(group: Group | None, named: tuple[str, str] | None) -> Directory:
+@cache
+def _absolute(path: str) -> str:
+    """*path* as seen from where the process first was: it may go elsewhere, as those that become daemons do."""
+    return os.path.abspath(path)
+
+
+def of_group(group: Group | None, named: tuple[str, str] | None, patience: float = 0.5) -> Directory:
     """The directory of *group*, made where it is not: in the one that is *named*, else in a place of our own.
 
-    Without a group, all who name the same directory (and are the same user, in the same boot) are one. Raises
+    Without a group, all who name the same directory (and are the same user, in the same boot) are one. *patience* is
+    how long, in seconds, others who are making directories are waited for. Raises
     ``OSError``, whose text is the reason, when there is none to be had.
     """
     if not ofd.SUPPORTED:
@@ -198,7 +210,7 @@ def of_group(group: Group | None, named: tuple[str, str] | None) -> Directory:
     if named is None:
         if group is None:
             raise OSError("neither a group of workers nor a directory is named")
-        return _in_a_place_of_ours(name)
+        return _in_a_place_of_ours(name, patience)
     variable, path = named
     try:
         _make(variable, path)
@@ -217,7 +229,7 @@ def remove_abandoned(directory: Directory) -> int:
     """Remove the directories beside *directory* that no group uses any more; how many. Never raises.
 
     Abandoned is one whose files nobody owns and whose master is gone: it was of another boot, is not there or started
-    at another time. A master in another namespace cannot be seen from here: there, nobody may have come for an hour.
+    at another time. A master in another namespace cannot be seen: there, nobody may have come for ten minutes.
     Only what is named as ours is looked at, and one that holds anything else is left. Nothing is removed from a file
     system that other machines may use as well, for their masters cannot be seen either, nor by those without a master.
     """
@@ -285,7 +297,7 @@ def _places(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     return dict(sorted(kinds.items(), key=lambda item: _RANK.get(item[1], len(_RANK))))
 
 
-def _in_a_place_of_ours(name: str) -> Directory:
+def _in_a_place_of_ours(name: str, patience: float) -> Directory:
     places = _places()
     found = _existing(places, name)
     if found is not None:
@@ -301,7 +313,7 @@ def _in_a_place_of_ours(name: str) -> Directory:
                     raise OSError(f"{kind or 'unknown'} is not a file system for this")
                 with closing(_parent(place, make=True)) as parent:
                     if not closed:
-                        gate.enter_context(parent.locked())
+                        gate.enter_context(parent.locked(patience))
                         closed = True
                         found = _existing(places, name)
                         if found is not None:

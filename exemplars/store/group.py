@@ -28,6 +28,8 @@ class Group(NamedTuple):
 _MASTER: Final = "this is the server's master, whose workers serve the requests"
 _ORPHAN: Final = "its server's master has ended"
 _CHILD: Final = "this is no worker but a process started by one, or by the server for something else"
+# Reasons of processes that a known server started, or was.
+OF_A_SERVER: Final = frozenset((_MASTER, _ORPHAN, _CHILD))
 
 # gunicorn's workers handle the first ones by methods, most classes of worker at least one of them; SIGTTIN remains as
 # the master handles it, in its children too.

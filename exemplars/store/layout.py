@@ -56,7 +56,6 @@ _STORED: Final = struct.Struct("=Qd16s8sI")
 _tenths: Final[Callable[[bytes], tuple[int]]] = struct.Struct("=40xI").unpack
 _GLANCE: Final = struct.Struct("=8xQQQII")
 _TEXT: Final = struct.Struct("=II")
-_NUMBERS: Final = struct.Struct("=dd")
 _TENTHS: Final = 0xFFFFFFFF
 _METRIC_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*", re.ASCII)
 _LABEL_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)

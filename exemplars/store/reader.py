@@ -23,7 +23,7 @@ from exemplars.store.layout import DamagedError, Exemplars, Kind, Schema
 from exemplars.store.memory import Reading
 
 _CHUNK: Final = 262_144  # bytes that are read at once: the work of a fraction of a millisecond
-_NEW: Final = 49_152  # bytes of records that are taken up at once
+_NEW: Final = 32_768  # bytes of records that are taken up at once
 _STEP: Final = 32  # series after which a step of merging ends
 # What is read of a series, the head of a schema, and an exemplar's own labels, at their longest.
 _LONGEST: Final = layout.place(layout.MAX_KEY, layout.MAX_BUCKETS).slots
@@ -47,8 +47,7 @@ class _Shape(NamedTuple):
     """How the records of series are taken apart whose head has one length, and that have as many buckets."""
 
     unpack: Callable[[bytes, int], tuple[Any, ...]]  # head, sum, time, counts, stamps
-    to_stamps: int  # bytes from the beginning of the record
-    to_slots: int
+    to_slots: int  # bytes from the beginning of the record
     to_end: int
 
 
@@ -56,7 +55,7 @@ class _Shape(NamedTuple):
 def _shape(head: int, buckets: int) -> _Shape:
     width = 8 * buckets
     numbers = struct.Struct(f"={head}sdd{width}s{width}s")
-    return _Shape(numbers.unpack_from, numbers.size - width, numbers.size, numbers.size + layout.SLOT * buckets)
+    return _Shape(numbers.unpack_from, numbers.size, numbers.size + layout.SLOT * buckets)
 
 
 @cache
@@ -67,7 +66,7 @@ def _words(count: int) -> struct.Struct:
 @cache
 def _too_much(count: int) -> int:
     """The bits that no count has, of *count* of them side by side."""
-    return sum((0xFF << 56) << 64 * index for index in range(count))
+    return sum((2**64 - 1 - layout.MAX_COUNT) << 64 * index for index in range(count))
 
 
 def _sum(values: list[float]) -> float:
@@ -246,6 +245,8 @@ class Reader:
         while self._done < mine:
             with self._lock:
                 work = self._pass
+                if getattr(work, "gi_running", False):
+                    return  # a signal handler that scrapes in the middle of a step: it shows what was there before
                 if work is None:
                     work = self._pass = self._work()
                     self._begun += 1
@@ -254,10 +255,6 @@ class Reader:
                 except StopIteration:
                     self._pass = None
                     self._done = self._begun
-                except ValueError:
-                    if not getattr(work, "gi_running", False):
-                        raise
-                    return  # a signal handler that scrapes in the middle of a step: it shows what was there before
                 except BaseException:
                     self._pass = None  # what it had found is not known: begin again
                     self._done = self._begun
@@ -277,7 +274,8 @@ class Reader:
             self._report("unreadable", "", str(error))  # all stays as it was
             return
         for gone in self._files.keys() - set(names):
-            self._forget(self._files.pop(gone))
+            yield from self._forget(self._files.pop(gone))
+        unseen = False
         for name in names:
             file = self._files.get(name) or _File(name)
             try:
@@ -287,14 +285,15 @@ class Reader:
             except OSError as error:
                 # Its numbers stay as they were: a sum that falls would look like a restart.
                 self._report("unreadable", name, str(error))
+                unseen = unseen or name not in self._files
             except DamagedError as error:
                 self._report(error.reason, name, str(error))
-                self._forget(file)
+                yield from self._forget(file)
                 self._files.pop(name, None)
             yield
         self.workers = sum(file.owned for file in self._files.values())
         yield from self._merge()
-        self.is_whole = True
+        self.is_whole = self.is_whole or not unseen
 
     def _read(self, file: _File) -> Iterator[None]:
         """Bring what *file* says up to date."""
@@ -312,7 +311,7 @@ class Reader:
                     if entry.merged.schema.live:
                         self._changed.setdefault(entry.merged, False)
             if end < file.walked or not (yield from self._renew(file, fd)):
-                self._forget(file)  # another record stands where one is known: begin again
+                yield from self._forget(file)  # another record stands where one is known: begin again
             if file.walked < end:
                 yield from self._walk(file, fd, end)
 
@@ -334,9 +333,11 @@ class Reader:
 
     def _renew(self, file: _File, fd: int) -> Generator[None, None, bool]:
         """Read the numbers of the series of *file* again; tell whether each record still is what it was."""
-        for at, word in file.rooms:
+        for number, (at, word) in enumerate(file.rooms, 1):
             if os.pread(fd, len(word), at) != word:
                 return False
+            if number % (4 * _STEP) == 0:
+                yield
         first = 0
         while first < len(file.entries):
             base = file.entries[first].at
@@ -448,12 +449,16 @@ class Reader:
             merged = family.series[head.key] = Merged(family.schema, head.key)
         return merged
 
-    def _forget(self, file: _File) -> None:
+    def _forget(self, file: _File) -> Iterator[None]:
         """Take what *file* said out of every series."""
-        for merged in {entry.merged for entry in file.entries}:
+        entries = file.entries
+        file.entries, file.rooms, file.families, file.walked = [], [], {}, layout.HEADER
+        for number, entry in enumerate(entries, 1):
+            merged = entry.merged
             merged.parts = [part for part in merged.parts if part.file is not file]
             self._changed[merged] = True
-        file.entries, file.rooms, file.families, file.walked = [], [], {}, layout.HEADER
+            if number % (8 * _STEP) == 0:
+                yield
 
     def _merge(self) -> Iterator[None]:
         """Bring what changed together, and read the exemplars that are shown from now on."""

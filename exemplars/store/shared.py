@@ -1,6 +1,7 @@
 """The worker's own file: the numbers of its series, kept where other workers can read them."""
 
 import contextlib
+import errno
 import mmap
 import os
 import sys
@@ -122,11 +123,14 @@ class FileRecord(Record):
                 self._file_stamps[index] = layout.stamp(floor, only_time=True)
             self._store_latest(index)
 
+    def let_go(self) -> None:
+        """Change nothing in the file any more, also for who is in the middle of a change."""
+        self._write_to(memoryview(bytearray(self._parts().end)))
+
     def free(self) -> None:
         """Give its room in the file back: readers find it no more."""
-        length = self._parts().end
-        self._write_to(memoryview(bytearray(length)))  # whoever is in the middle of a change ends it there
-        self._file.free(self._at, length)
+        self.let_go()
+        self._file.free(self._at, self._parts().end)
         for at in self._labels_at.values():
             self._file.free(at - layout.HEAD, layout.LABELS_SIZE)
 
@@ -354,15 +358,20 @@ class OwnFile:
         return self.words(0, layout.HEADER)[layout.USED_AT : layout.USED_AT + 8].cast("Q")
 
     def _grow(self, by: int) -> None:
-        start = self._end
-        os.posix_fallocate(self.lock_fd, start, by)
-        self._map(start, by)
+        self._map(self._end, by)
 
     def _map(self, start: int, length: int) -> None:
+        """Allocate and map *length* bytes from *start* on. Not by the locked descriptor: it may be another's now."""
+        import resource  # not on every system
+
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        if limit != resource.RLIM_INFINITY and start + length > limit:  # else a signal that ends some processes
+            raise OSError(errno.EFBIG, f"{self.name} may not have more than {limit} bytes (RLIMIT_FSIZE)")
         fd = self.directory.open(self.name, os.O_RDWR)
         try:
             if _identity(os.fstat(fd)) != self._identity:
                 raise FileNotFoundError(f"{self.name} was replaced")
+            os.posix_fallocate(fd, start, length)
             segments = [(start, start + length, memoryview(mmap.mmap(fd, length, offset=start)))]
         finally:
             os.close(fd)
@@ -388,9 +397,7 @@ class OwnFile:
                 schema = schemas.get(head.schema)
                 if schema is None or layout.place(len(head.key), schema.buckets).end != head.length:
                     raise DamagedError("record", "a series without its schema")
-        # Only a hole could be missing its space; a file of ours has none, but it may have been copied by somebody.
-        os.posix_fallocate(self.lock_fd, 0, size)
-        self._map(0, size)
+        self._map(0, size)  # which allocates it too: a file of ours has no holes, but somebody may have copied it
         self._used = used
         self._schemas = {schema: at for at, schema in schemas.items()}
         wanted: set[int] = set()

@@ -5,6 +5,7 @@ has a `Pending` record, and afterwards one in the file or in private memory.
 """
 
 import logging
+import math
 import os
 import time
 import weakref
@@ -23,12 +24,11 @@ from exemplars.store.reader import Merged, Reader
 from exemplars.store.shared import FileRecord, OwnFile
 
 _LOOK: Final = 5.0  # seconds
-_RETRY: Final = 1.0  # seconds between attempts to get what was refused: a directory, room, descriptors
+# Seconds between attempts to get what was refused (a directory, room, descriptors): at first, and after ever more.
+_RETRY: Final = 1.0
+_MOST: Final = 60.0
+_PATIENCE: Final = 0.5  # seconds that the first attempt waits for others who attach; a stopped one may never end
 _PROCESS: Final = "-"  # in the place of a registry: numbers of the whole process
-# Made by the first worker of a group that was forked with numbers: it goes on with them, the others begin at 0.
-_INHERITED: Final = "inherited"
-
-_log = logging.getLogger("exemplars")
 monotonic = time.perf_counter
 
 
@@ -113,8 +113,9 @@ _group: group.Group | None = None  # remembered: a worker that outlives its mast
 _own: OwnFile | None = None
 _reader: Reader | None = None
 _shown: Reader | None = None  # what pages show: the reader, once it has read everything
-_retry_at = 0.0
-_look_at = 0.0
+_retry_at = 0.0  # seconds, monotonic; 0: nothing was refused
+_pause = _RETRY  # until the attempt after the next
+look_at = 0.0  # when `look_after` is to be called
 # Where the library's own numbers are in the file, and what an earlier owner left there.
 _told: dict[tuple[tallies.Tally, str], tuple[FileRecord, float]] = {}
 _reported: set[tuple[str, str]] = set()
@@ -132,7 +133,8 @@ def enrol(subject: Subject) -> None:
 def check_configuration() -> None:
     """Raise ``ValueError``, at the first metric, where the environment names a directory that cannot be used."""
     global _checked
-    if not _checked and ofd.SUPPORTED:
+    # The master of workers may be another user than they are: what it may make or write to says nothing of them.
+    if not _checked and ofd.SUPPORTED and not group.is_master():
         directories.named()
         _checked = True
 
@@ -143,7 +145,16 @@ def to_be_shared() -> bool:
         return _own is not None or bool(_retry_at)
     if not ofd.SUPPORTED:
         return False
-    return not isinstance(group.find(), str) or group.is_master() or directories.named() is not None
+    found = group.find()
+    return not isinstance(found, str) or group.is_master() or (_may_join(found) and directories.named() is not None)
+
+
+def _may_join(reason: str) -> bool:
+    """Tell whether a process that is no worker, for *reason*, may join all who name the same directory.
+
+    Not a known server's master or child: its numbers are in the server's own group, or no worker's.
+    """
+    return reason not in group.OF_A_SERVER
 
 
 def release(children: Mapping[tuple[str, ...], Series]) -> None:
@@ -166,7 +177,7 @@ def record_for(subject: Subject, key: Callable[[], bytes], buckets: int) -> Reco
     if not _decided:
         return Pending(buckets)
     schema = subject.schema
-    if _own is not None and schema is not None:
+    if _own is not None and schema is not None and monotonic() >= _retry_at:
         try:
             return _own.place((schema, key()), subject.policy.min_retention)
         except Exception as error:
@@ -204,7 +215,10 @@ def drop(subject: Subject, gone: Iterable[Series], keys: Iterable[bytes]) -> Non
     _own.free_dormant(subject.schema, keys)
     if not _said_own_only:
         _said_own_only = True
-        _log.warning("remove() and clear() act on the worker that calls them: the others still show their own numbers")
+        faults.say(
+            logging.WARNING,
+            "remove() and clear() act on the worker that calls them: the others still show their own numbers",
+        )
 
 
 def left(subject: Subject) -> list[bytes]:
@@ -214,7 +228,7 @@ def left(subject: Subject) -> list[bytes]:
 
 def shared() -> bool:
     """Whether this process shares its numbers, and its pages answer for all."""
-    return _shown is not None
+    return _own is not None
 
 
 def workers() -> int:
@@ -228,15 +242,17 @@ def is_shared(series: Series) -> bool:
 
 
 def merged(subject: Subject) -> list[Merged] | None:
-    """The series of *subject* as all workers have them, as of the last `refresh`; ``None`` in private memory."""
-    reader = _shown
-    if reader is None:
+    """The series of *subject* as all workers have them, as of the last `refresh`; ``None`` in private memory.
+
+    None at all until everything was read once: a gap does no harm, where numbers that fall look like a restart.
+    """
+    if _own is None:
         return None
     schema = subject.schema
     if schema is None:
         _say_private(subject)
         return None
-    return reader.series(schema)
+    return _shown.series(schema) if _shown is not None else []
 
 
 def schemas_elsewhere() -> list[Schema]:
@@ -248,9 +264,10 @@ def _say_private(subject: Subject) -> None:
     """Say once of a metric that each worker counts by itself."""
     if subject.name not in _said_private:
         _said_private.add(subject.name)
-        _log.warning(
-            "%s is not shared, each worker shows its own: give its registry at construction, and do not use more than "
-            "a few registries",
+        faults.say(
+            logging.WARNING,
+            "%s is not shared, each worker shows its own: give its registry at construction, make registries before "
+            "the first request, and not more than a few",
             subject.name,
         )
 
@@ -261,18 +278,22 @@ def tally(counted: tallies.Tally) -> dict[str, int]:
     for series in _shown.series(_schema_of(counted)) if _shown is not None else ():
         label = series.labels[0][1] if series.labels else ""
         told = (counted, label) in _told  # then that of this process is among them
-        values[label] = int(series.read()[1]) + (0 if told else values.get(label, 0))
+        total = series.read()[1]
+        if math.isfinite(total):  # nothing checks a sum in a file
+            values[label] = int(total) + (0 if told else values.get(label, 0))
     return values
 
 
 def refresh() -> Iterator[None]:
     """Bring what `merged` gives up to date, in steps of a fraction of a millisecond. Raises nothing."""
     global _shown
+    if held():
+        return  # a signal handler that scrapes in the middle of something: it shows what was there before
     try:
         attach()
-        if not held():
-            with lock:
-                _mend()
+        faults.speak()
+        with lock:
+            _mend()
         reader = _reader
         if reader is not None:
             yield from reader.refresh()
@@ -281,18 +302,25 @@ def refresh() -> Iterator[None]:
                 _shown = reader
     except Exception as error:
         faults.note("store", error)
+    faults.speak()
 
 
 def look_after(now: float) -> None:
     """See, every few seconds, that the file is still there; *now* is seconds, monotonic. Never raises.
 
-    For a worker that is not scraped: others could not see its numbers, and nobody would tell it.
+    For a worker that is not scraped: others could not see its numbers, and nobody would tell it. To be called where
+    `look_at` has come.
     """
-    global _look_at
-    if now >= _look_at and not held():
+    global look_at
+    if held():
+        return
+    try:
         with lock:
-            _look_at = now + _LOOK
+            look_at = now + _LOOK
             _mend()
+    except Exception as error:
+        faults.note("store", error)
+    faults.speak()
 
 
 def attach() -> None:
@@ -306,27 +334,30 @@ def attach() -> None:
             _decide()
         finally:
             _decided = True
-            _settle()
-            _attaching = False
+            try:
+                _settle()
+            finally:
+                _attaching = False
             _tell_all()
 
 
 def _decide() -> None:
     """Join the group that this process belongs to, if there is one."""
-    global _group, _own, _reader, _retry_at
+    global _group, _own, _reader
     try:
         if not ofd.SUPPORTED:
-            _log.info("numbers are in private memory: shared files are for Linux")
+            faults.say(logging.INFO, "numbers are in private memory: shared files are for 64-bit Linux")
             return
-        found = group.find()
+        found = group.find() if _group is None else _group
+        if isinstance(found, str) and (not _may_join(found) or directories.named() is None):
+            faults.say(logging.INFO, "numbers are in private memory: %s", found)
+            return
         named = directories.named()
-        if isinstance(found, str) and named is None:
-            _log.info("numbers are in private memory: %s", found)
-            return
         _group = None if isinstance(found, str) else found
-        directory = directories.of_group(_group, named)
+        patience = 0.0 if _pause > _RETRY else _PATIENCE
+        directory = directories.of_group(_group, named, patience)
         try:
-            with directory.locked():
+            with directory.locked(patience):
                 if _inherited:
                     _share_inheritance(directory)
                 own = OwnFile.obtain(directory, monotonic())
@@ -335,12 +366,14 @@ def _decide() -> None:
             directory.close()
             raise
     except Exception as error:
-        _retry_at = monotonic() + _RETRY
+        _try_later()
         faults.note("store", error, f"numbers are in private memory, each worker shows its own only: {error}")
         return
     _own = own
+    _it_went_well()
     _reader = Reader(directory, partial(_report, directory.path))
-    _log.info(
+    faults.say(
+        logging.INFO,
         "numbers are shared in %s, by %s",
         directory.path,
         f"the workers of {_group.server} {_group.master}"
@@ -350,10 +383,10 @@ def _decide() -> None:
 
 
 def _share_inheritance(directory: directories.Directory) -> None:
-    """Numbers from before the fork are those of all workers: one goes on with them."""
+    """Numbers from before the fork are those of all workers: the first goes on with them, the others begin at 0."""
     global _inherited
     try:
-        os.close(os.open(_INHERITED, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory.fd))
+        os.close(os.open(directories.INHERITED, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory.fd))
     except FileExistsError:
         _to_zero(but_gauges=True)
     _inherited = False
@@ -378,6 +411,7 @@ def _to_zero(*, but_gauges: bool = False) -> None:
 
 def _settle() -> None:
     """Give every series its place: in the file, or in private memory. Again for those that found no room."""
+    full = False
     for subject in list(_subjects):
         schema = subject.schema
         gauge = schema is not None and schema.kind == "gauge"
@@ -386,11 +420,11 @@ def _settle() -> None:
             if isinstance(record, FileRecord):
                 continue
             placed: Record | None = None
-            if _own is not None and schema is not None:
+            if _own is not None and schema is not None and not full:
                 try:
                     placed = _own.place((schema, series.key), subject.policy.min_retention)
                 except Exception as error:
-                    _refused(error)
+                    full = _refused(error)
             if placed is not None or isinstance(record, Pending):
                 _hand_over(record, placed or Record(len(record.counts)), series, gauge)
 
@@ -417,17 +451,29 @@ def _hand_over(record: Record, fresh: Record, series: Series | None = None, gaug
 
 def _try_again() -> None:
     """Look soon for series that have no place in the file."""
-    global _retry_at
     if _own is not None and not _retry_at:
-        _retry_at = monotonic() + _RETRY
+        _try_later()
+
+
+def _try_later() -> None:
+    """Try what was refused again after a pause, which doubles."""
+    global _retry_at, _pause
+    _retry_at = monotonic() + _pause
+    _pause = min(_pause * 2, _MOST)
+
+
+def _it_went_well() -> None:
+    global _retry_at, _pause
+    _retry_at, _pause = 0.0, _RETRY
 
 
 def _mend() -> None:
-    """At each scrape: see whether the file still is what it was, and try again what failed."""
+    """At each scrape, and every few seconds: see whether the file still is what it was; try again what failed."""
     global _decided, _own, _reader, _shown, _retry_at
     now = monotonic()
     if _own is not None and not _own.is_ours():
         # Closed by somebody, and perhaps another's by now. What stands in the file stays there: begin again.
+        _own.directory.close()
         _own, _reader, _shown = None, None, None
         _to_zero(but_gauges=True)
         _told.clear()
@@ -445,10 +491,13 @@ def _mend() -> None:
     try:
         if _own.is_lost():
             _move()
+            _it_went_well()
         elif _retry_at:
             _retry_at = 0.0
             _settle()
             _tell_all()
+            if not _retry_at:
+                _it_went_well()
     except Exception as error:
         _refused(error)
 
@@ -459,31 +508,34 @@ def _move() -> None:
     assert _own is not None
     faults.note("store", detail=f"{_own.directory.path} was removed or replaced while in use: it is made anew")
     try:
-        directory = directories.of_group(_group, directories.named())
+        directory = directories.of_group(_group, directories.named(), 0.0)
         try:
-            with directory.locked():
+            with directory.locked(0.0):
                 moved = _own.moved(directory)
         except BaseException:
             directory.close()
             raise
     except BaseException:
-        _reader = _shown = None  # until there is one, pages show what this worker has in its memory as well
+        _reader = _shown = None
         raise
     last, _own, _reader = _own, moved, Reader(directory, partial(_report, directory.path))
-    for subject in list(_subjects):
-        for series in subject.every_child():
-            if isinstance(series.record, FileRecord):
-                series.record.rebind(moved)
+    for shared_record in _shared_records():
+        shared_record.rebind(moved)
     for record, _ in _told.values():
         record.rebind(moved)
     last.directory.close()
 
 
-def _refused(error: Exception) -> None:
-    """Note that there was no room: the series counts in private memory until there is."""
-    global _retry_at
-    _retry_at = monotonic() + _RETRY
-    faults.note("store", error, f"no room for a series in {_own.directory.path if _own else '?'}: {error}")
+def _refused(error: Exception) -> bool:
+    """Note that a series has no place in the file, and counts in private memory; tell whether there may be room later.
+
+    Not for one that no file would take.
+    """
+    later = not isinstance(error, ValueError)
+    if later:
+        _try_later()
+    faults.note("store", error, f"no place for a series in {_own.directory.path if _own else '?'}: {error}")
+    return later
 
 
 def _report(path: str, reason: str, name: str, detail: str) -> None:
@@ -491,7 +543,8 @@ def _report(path: str, reason: str, name: str, detail: str) -> None:
     skipped.bump(reason)
     if (reason, name) not in _reported:
         _reported.add((reason, name))
-        _log.warning(
+        faults.say(
+            logging.WARNING,
             "%s/%s is left out, or some of it, as %s: %s (counted in exemplars_files_skipped_total{reason=%r})",
             path,
             name,
@@ -544,10 +597,14 @@ tallies.changed = _tell
 
 def _after_fork() -> None:
     """In a forked child: nothing of the parent's is written or owned any more. Opens nothing, logs nothing."""
-    global _decided, _attaching, _own, _reader, _shown, _inherited, _retry_at
+    global _decided, _attaching, _group, _own, _reader, _shown, _inherited, _retry_at, _pause
     _inherited = _own is None and (_decided or _inherited)
     if _own is not None:
-        _own.close()
+        own = _own
+        for shared_record in (*_shared_records(), *(told for told, _ in _told.values())):
+            shared_record.let_go()
+        own.close()
+        own.directory.close()
         _to_zero()
     elif _decided:
         for subject in list(_subjects):
@@ -556,9 +613,18 @@ def _after_fork() -> None:
                 series.record = _going_on(Pending(len(record.counts)), record)
     _decided = _attaching = False
     _own, _reader, _shown = None, None, None
-    _retry_at = 0.0
+    _retry_at, _pause = 0.0, _RETRY
+    _group = None
     _told.clear()
     _reported.clear()
+
+
+def _shared_records() -> Iterator[FileRecord]:
+    """Those of this process's series that stand in its file."""
+    for subject in list(_subjects):
+        for series in subject.every_child():
+            if isinstance(series.record, FileRecord):
+                yield series.record
 
 
 if hasattr(os, "register_at_fork"):
