@@ -4,6 +4,7 @@ Read by `pread`, never through a mapping: a file cut short by somebody cannot en
 nothing is kept but each series' numbers, and of the exemplars those that are shown.
 """
 
+import errno
 import os
 import struct
 import sys
@@ -35,6 +36,9 @@ _SERIES: Final = int(Kind.SERIES)
 _NO_TRACE: Final = bytes(16)
 # In place of counts that nobody can have reached.
 _IMPOSSIBLE: Final = -1
+
+# What says nothing of a file, only that this process cannot open it just now.
+_FOR_NOW: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
 
 # An exemplar as it is kept; one with labels of its own is a slot.
 Raw = bytes | Slot | None
@@ -285,7 +289,7 @@ class Reader:
             except OSError as error:
                 # Its numbers stay as they were: a sum that falls would look like a restart.
                 self._report("unreadable", name, str(error))
-                unseen = unseen or name not in self._files
+                unseen = unseen or (name not in self._files and error.errno in _FOR_NOW)
             except DamagedError as error:
                 self._report(error.reason, name, str(error))
                 yield from self._forget(file)
