@@ -13,7 +13,7 @@ import re
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import cycle
 from time import monotonic, perf_counter, thread_time
 from typing import Any, Final
@@ -155,44 +155,49 @@ class Scraper:
 
     def weighed(self, app: Callable[[], Any]) -> Said:
         """The bytes that a scrape needs beyond what there was before it, at most, and what it keeps."""
-        gc.collect()
-        tracemalloc.start()
-        answer = _Answer()
-        self.runner.run(app()(dict(_SCOPE), receive, answer.take))
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.reset_peak()
-        said = answer.said()
-        del answer
-        gc.collect()
-        kept, _ = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
+        answer = Answer()
+        peak, said, kept = weigh(lambda: self.runner.run(app()(dict(_SCOPE), receive, answer.take)), answer.said)
         return {"peak": peak, "kept": kept, **said}
 
     def gap(self, app: Callable[[], Any]) -> Said:
-        """The longest time for which the event loop had no turn during one scrape, and the CPU time it had in one."""
-        answer = _Answer()
-
-        async def scrape() -> tuple[float, float]:
-            turns: list[tuple[float, float]] = []
-
-            async def take_turns() -> None:
-                while True:
-                    turns.append((perf_counter(), thread_time()))
-                    await asyncio.sleep(0)
-
-            ticker = asyncio.create_task(take_turns())
-            await asyncio.sleep(0)
-            await app()(dict(_SCOPE), receive, answer.take)
-            turns.append((perf_counter(), thread_time()))
-            ticker.cancel()
-            pairs = list(zip(turns, turns[1:], strict=False))
-            return max(after[0] - before[0] for before, after in pairs), max(a[1] - b[1] for b, a in pairs)
-
-        seconds, cpu = self.runner.run(scrape())
+        """The longest time for which the event loop had no turn during one scrape, and the longest of CPU time."""
+        answer = Answer()
+        seconds, cpu = self.runner.run(gaps(lambda: app()(dict(_SCOPE), receive, answer.take)))
         return {"seconds": seconds, "cpu": cpu, **answer.said()}
 
 
-class _Answer:
+def weigh(scrape: Callable[[], object], forget: Callable[[], Said]) -> tuple[int, Said, int]:
+    """Bytes that *scrape* allocates at most; what *forget* says, and leaves; bytes that remain."""
+    gc.collect()
+    tracemalloc.start()
+    scrape()
+    _, peak = tracemalloc.get_traced_memory()
+    said = forget()
+    gc.collect()
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak, said, kept
+
+
+async def gaps(scrape: Callable[[], Awaitable[object]]) -> tuple[float, float]:
+    """The longest seconds between two turns of the event loop while *scrape* goes on, and of CPU time."""
+    turns: list[tuple[float, float]] = []
+
+    async def take_turns() -> None:
+        while True:
+            turns.append((perf_counter(), thread_time()))
+            await asyncio.sleep(0)
+
+    ticker = asyncio.create_task(take_turns())
+    await asyncio.sleep(0)
+    await scrape()
+    turns.append((perf_counter(), thread_time()))
+    ticker.cancel()
+    pairs = list(zip(turns, turns[1:], strict=False))
+    return max(after[0] - before[0] for before, after in pairs), max(a[1] - b[1] for b, a in pairs)
+
+
+class Answer:
     """What an ASGI application sends."""
 
     def __init__(self) -> None:
@@ -202,7 +207,10 @@ class _Answer:
         self._body.append(message.get("body", b""))
 
     def said(self) -> Said:
-        return shown(gzip.decompress(b"".join(self._body)))
+        """What the page says; it is forgotten."""
+        said = shown(gzip.decompress(b"".join(self._body)))
+        self._body.clear()
+        return said
 
 
 async def receive() -> dict[str, Any]:

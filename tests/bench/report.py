@@ -23,7 +23,9 @@ PACKAGES: Final = (
     "opentelemetry-instrumentation-wsgi",
     "opentelemetry-exporter-prometheus",
     "starlette",
+    "fastapi",
     "flask",
+    "uvicorn",
 )
 METHOD: Final = """\
 All in one run, in rounds: in each round every contender serves a block of requests, in an order shuffled anew,
@@ -37,7 +39,12 @@ exemplars of sampled spans only; after it, that it counted all requests again.
 second by default) has one left. "No marks": `marks_per_second=0`, so that it is replaced at every request. "Each
 taken and marked" has a budget that no default comes near. OpenTelemetry's contenders also make the span; with span
 "absent" they make metrics alone. On a warm page every count is new, and up to 150 exemplars, which is what the budget
-of marks allows between two scrapes."""
+of marks allows between two scrapes.
+
+Rows for several workers are of processes of their own: eight that have counted, and in each round new ones that
+scrape; every page has to tell all that was counted and the newest exemplars. The event loop's gap is the longest of
+one scrape, in real time and in CPU time; of both the median over the rounds is given, since a busy machine adds pauses
+of its own. Memory is what `tracemalloc` sees of a scrape of `make_asgi_app`, compressed as Prometheus asks for it."""
 
 
 def conditions(rounds: int, block: int, load_before: float) -> dict[str, Any]:
