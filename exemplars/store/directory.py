@@ -147,12 +147,20 @@ class Directory:
         return None
 
     def lost(self) -> bool:
-        """Whether it was removed or replaced since it was opened, or *fd* closed behind our back. Never raises."""
+        """Whether it was removed or replaced since it was opened, or *fd* closed behind our back. Never raises.
+
+        Not where that cannot be told just now, as when its parent was closed to us: others may still be in it.
+        """
         try:
             status = os.fstat(self.fd)
-            now = os.stat(self.path, follow_symlinks=False)
         except OSError:
             return True
+        try:
+            now = os.stat(self.path, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            return not status.st_nlink
         return not status.st_nlink or not _identity(status) == _identity(now) == self._identity
 
     def close(self) -> None:

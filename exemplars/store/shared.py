@@ -276,6 +276,8 @@ class OwnFile:
             found = os.stat(self.name, dir_fd=self.directory.fd, follow_symlinks=False)
         except FileNotFoundError:
             return True
+        except OSError:
+            return False  # it cannot be told just now
         return _identity(found) != self._identity
 
     def close(self) -> None:
