@@ -367,7 +367,7 @@ def _decide() -> None:
             raise
     except Exception as error:
         _try_later()
-        faults.note("store", error, f"numbers are in private memory, each worker shows its own only: {error}")
+        faults.note("store", _traced(error), f"numbers are in private memory, each worker shows its own only: {error}")
         return
     _own = own
     _it_went_well()
@@ -526,6 +526,11 @@ def _move() -> None:
     last.directory.close()
 
 
+def _traced(error: Exception) -> Exception | None:
+    """*error* if one wants to know where it was raised: not one of the system, of which the text says all."""
+    return None if isinstance(error, OSError) else error
+
+
 def _refused(error: Exception) -> bool:
     """Note that a series has no place in the file, and counts in private memory; tell whether there may be room later.
 
@@ -534,7 +539,7 @@ def _refused(error: Exception) -> bool:
     later = not isinstance(error, ValueError)
     if later:
         _try_later()
-    faults.note("store", error, f"no place for a series in {_own.directory.path if _own else '?'}: {error}")
+    faults.note("store", _traced(error), f"no place for a series in {_own.directory.path if _own else '?'}: {error}")
     return later
 
 
