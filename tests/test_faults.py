@@ -12,6 +12,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFl
 from prometheus_client import CollectorRegistry
 
 from exemplars import ASGIMiddleware, Histogram, WSGIMiddleware, asgi, faults, metrics, recorder, semconv, wsgi
+from exemplars._lock import lock
 from exemplars._types import Environ, Receive, Scope, Send, StartResponse
 from exemplars.span import Budget
 from tests.drivers import BACKENDS, Backend, make_environ, make_scope, run_asgi, run_wsgi
@@ -143,6 +144,95 @@ def test_threads_lose_no_fault_and_log_one(counts: dict[faults.Kind, int], log: 
 
     assert counts["span"] == 4000
     assert len(log.records) == 1
+
+
+# --- while the lock of the process is held ----------------------------------------------------------------------------
+
+
+class Asking(logging.Handler):
+    """Keeps what it is told, and whether the lock of the process could be had by another thread meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+        self.free: list[bool] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
+
+        def take() -> None:
+            taken = lock.acquire(timeout=0.01)
+            self.free.append(taken)
+            if taken:
+                lock.release()
+
+        thread = threading.Thread(target=take)
+        thread.start()
+        thread.join()
+
+
+@pytest.fixture
+def asking() -> Iterator[Asking]:
+    logger = logging.getLogger("exemplars")
+    handler = Asking()
+    logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    yield handler
+    logger.setLevel(level)
+    logger.removeHandler(handler)
+
+
+def test_what_is_said_while_the_lock_is_held_waits_until_it_is_free_in_its_order(
+    counts: dict[faults.Kind, int], asking: Asking
+) -> None:
+    with lock, lock:
+        faults.say(logging.INFO, "%d of %s", 1, "four")
+        faults.note("route", Broken("2 of four"))
+        faults.say(logging.WARNING, "3 of four")
+        faults.speak()
+        assert asking.said == []
+    faults.say(logging.INFO, "4 of four")
+    assert asking.said[0::2] == ["1 of four", "3 of four"]
+    assert asking.said[1].startswith("route: Broken('2 of four')")
+    assert asking.said[3] == "4 of four"
+    assert asking.free == [True] * 4
+    assert counts["route"] == 1
+    faults.speak()
+    assert len(asking.said) == 4, "once"
+
+
+def test_another_thread_says_at_once_what_it_has_to_say(asking: Asking) -> None:
+    """Also what the one said that holds the lock: it need not wait for it."""
+    with lock:
+        faults.say(logging.INFO, "first")
+        thread = threading.Thread(target=faults.say, args=(logging.INFO, "second"))
+        thread.start()
+        thread.join()
+        assert asking.said == ["first", "second"]
+    faults.speak()
+    assert len(asking.said) == 2
+
+
+def test_what_waited_keeps_its_level_and_its_traceback(log: pytest.LogCaptureFixture) -> None:
+    error = Broken("inside")
+    with lock:
+        faults.note("span", error)
+    faults.speak()
+    (record,) = log.records
+    assert record.levelno == logging.WARNING
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
+
+
+def test_a_broken_handler_keeps_nothing_from_being_said_later(monkeypatch: pytest.MonkeyPatch, asking: Asking) -> None:
+    with lock:
+        faults.say(logging.INFO, "%d", "no number")
+        faults.say(logging.INFO, "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr(logging, "raiseExceptions", True)
+        faults.speak()
+    assert asking.said == ["whole"]
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------

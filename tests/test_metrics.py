@@ -711,6 +711,7 @@ def first_registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process in which no registry was used yet."""
     monkeypatch.setattr(ours, "_registry_keys", weakref.WeakKeyDictionary())
     monkeypatch.setattr(ours, "_registries_of", {})
+    monkeypatch.setattr(ours, "_set_up", False)
 
 
 def schema_in(registry: CollectorRegistry, name: str = "n") -> Schema | None:
@@ -742,6 +743,22 @@ def test_a_registry_too_many_is_not_shared_and_those_before_stay_known() -> None
     assert [schema is not None for schema in schemas] == [True] * 16 + [False] * 4
     assert schema_in(registries[15], "m") is not None
     assert schema_in(registries[16], "m") is None
+
+
+@pytest.mark.usefixtures("first_registries")
+def test_a_registry_that_is_first_used_when_the_application_has_been_set_up_is_not_shared() -> None:
+    """Requests make registries in any order: another worker's of the same name may be another."""
+    early, late = CollectorRegistry(), CollectorRegistry()
+    assert schema_in(early) is not None
+    ours.set_up()
+    assert schema_in(late) is None
+    assert schema_in(late, "m") is None
+    again = schema_in(early, "m")
+    assert again is not None
+    assert again.registry == f"{__name__}:schema_in#1"
+    default = ours.Counter("only_for_a_test_of_late_registries", "d")
+    theirs.REGISTRY.unregister(default)
+    assert default.schema is not None
 
 
 @pytest.mark.usefixtures("first_registries")

@@ -689,10 +689,17 @@ def test_our_own_variable_goes_first_then_theirs_then_theirs_as_it_was(tmp_path:
         assert named(environ) == (variable, str(path))
 
 
-def test_a_relative_path_is_that_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path)
-    assert named({"PROMETHEUS_MULTIPROC_DIR": "here"}) == ("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "here"))
+def test_a_relative_path_is_that_of_where_the_process_first_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("first", "second"):
+        (tmp_path / place / "here").mkdir(parents=True)
+    directory._absolute.cache_clear()
+    for place in ("first", "second"):
+        monkeypatch.chdir(tmp_path / place)
+        found = named({"PROMETHEUS_MULTIPROC_DIR": "here"})
+        assert found == ("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "first" / "here"))
+    directory._absolute.cache_clear()
 
 
 def test_our_own_is_made_if_only_the_last_part_is_missing(tmp_path: Path) -> None:
@@ -732,6 +739,22 @@ def test_a_file_system_that_copies_on_write_is_an_error(
     monkeypatch.setattr(directory, "_kind", lambda path: kind)
     with pytest.raises(ValueError, match=f"PROMETHEUS_MULTIPROC_DIR is '{tmp_path}' on {kind}, which copies on write"):
         named({"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)})
+
+
+@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "fuse.sshfs", "fuse.glusterfs"])
+def test_a_file_system_of_a_network_or_a_process_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Its space may go while it is mapped, which ends the process that counts there."""
+    monkeypatch.setattr(directory, "_kind", lambda path: kind)
+    with pytest.raises(ValueError, match=f"EXEMPLARS_DIR is '{tmp_path}' on {kind}, .*: name a directory on tmpfs"):
+        named({"EXEMPLARS_DIR": str(tmp_path)})
+
+
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4", "xfs", "overlay", "f2fs", ""])
+def test_other_file_systems_may_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(directory, "_kind", lambda path: kind)
+    assert named({"EXEMPLARS_DIR": str(tmp_path)}) == ("EXEMPLARS_DIR", str(tmp_path))
 
 
 def test_a_named_one_holds_a_directory_for_each_group(tmp_path: Path) -> None:

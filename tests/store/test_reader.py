@@ -1,5 +1,6 @@
 """All files merged: what any worker counted, of each bucket the newest exemplar, and nothing that was ever untrue."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -303,6 +304,72 @@ def test_a_directory_that_cannot_be_listed_leaves_all_as_it_was(
         assert watch.series(JOBS) == before
     assert [report[0] for report in watch.reports] == ["unreadable"]
     place(own, JOBS, "a").free()
+
+
+@pytest.mark.parametrize("moment", ["listing", "opening", "looking for its owner"])
+def test_it_is_whole_once_all_was_read_and_what_is_known_stays_where_nothing_more_can_be(
+    moment: str, directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = workers(directory, 2)
+    for file in files:
+        place(file, JOBS, "a").add(0, 1.0)
+    opened_file = Directory.open
+
+    def too_many(*_: object) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    def open_some(self: Directory, name: str, flags: int) -> int:
+        return too_many() if name == "worker-1" else opened_file(self, name, flags)
+
+    def fail(patch: pytest.MonkeyPatch) -> None:
+        if moment == "listing":
+            patch.setattr(Directory, "files", too_many)
+        elif moment == "opening":
+            patch.setattr(Directory, "open", open_some)
+        else:
+            patch.setattr(ofd, "held", too_many)
+
+    watch = Watch(directory)
+    assert not watch.reader.is_whole
+    with monkeypatch.context() as patch:
+        fail(patch)
+        watch.series(JOBS)
+        assert not watch.reader.is_whole
+    assert watch.series(JOBS)["a",][1] == 2.0
+    assert watch.reader.is_whole
+    place(files[0], JOBS, "b")
+    with monkeypatch.context() as patch:
+        fail(patch)
+        assert watch.series(JOBS)["a",][1] == 2.0
+        assert watch.reader.is_whole
+    assert {report[0] for report in watch.reports} == {"unreadable"}
+    assert watch.series(JOBS).keys() == {("a",), ("b",)}
+
+
+@pytest.mark.parametrize(
+    "what", ["a directory", "a link", "another name of a file", "a named pipe", "damaged", "a link to nowhere"]
+)
+def test_what_is_no_workers_file_keeps_no_page_waiting(what: str, directory: Directory, tmp_path: Path) -> None:
+    """For good, as it may stay where it is."""
+    (file,) = workers(directory, 1)
+    place(file, JOBS, "a").add(0, 1.0)
+    path = tmp_path / "worker-2"
+    if what == "a directory":
+        path.mkdir()
+    elif what == "a link":
+        path.symlink_to(tmp_path / "worker-1")
+    elif what == "another name of a file":
+        (tmp_path / "other").touch()
+        os.link(tmp_path / "other", path)
+    elif what == "a named pipe":
+        os.mkfifo(path)
+    elif what == "damaged":
+        path.write_bytes(b"something else")
+    else:
+        path.symlink_to(tmp_path / "nowhere")
+    watch = Watch(directory)
+    assert {key: numbers[1] for key, numbers in watch.series(JOBS).items()} == {("a",): 1.0}
+    assert watch.reader.is_whole
 
 
 # --- many readers ---------------------------------------------------------------------------------------------------

@@ -474,6 +474,80 @@ def test_without_room_nothing_is_changed_and_later_there_is_room(own: OwnFile, t
     assert read(tmp_path, REQUESTS)["0",][2] == [(1.0, 6, {"some": "room"}), None]
 
 
+LIMITED: Final = """
+    import errno, os, resource, signal, sys
+    from pathlib import Path
+    from exemplars.store.shared import OwnFile
+    from tests.store.files import REQUESTS, opened, place
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # as in a process that a debugger, or another language, has begun
+    directory, hard = opened(Path(sys.argv[1])), resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
+    try:
+        OwnFile.obtain(directory, 1000.0)
+    except OSError as error:
+        print(error.errno == errno.EFBIG, os.listdir(sys.argv[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    file, number = OwnFile.obtain(directory, 1000.0), 0
+    try:
+        while True:
+            place(file, REQUESTS, str(number)).add(0, 1.0)
+            number += 1
+    except OSError as error:
+        print(error.errno == errno.EFBIG, number > 100, os.path.getsize(os.path.join(sys.argv[1], file.name)))
+"""
+
+
+def test_a_limit_of_the_size_of_files_refuses_room_and_ends_no_process(tmp_path: Path) -> None:
+    """The system would send a signal that ends a process: CPython ignores it, others that begin processes do not."""
+    process = start(LIMITED, tmp_path)
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, output.splitlines()) == (0, ["True []", "True True 131072"])
+
+
+def test_a_file_grows_also_where_the_locked_descriptor_is_somebody_elses_by_now(own: OwnFile, tmp_path: Path) -> None:
+    stranger = tmp_path / "users.db"
+    stranger.write_bytes(b"hello")
+    os.close(own.lock_fd)
+    fd = os.open(stranger, os.O_RDWR)
+    try:
+        if fd != own.lock_fd:
+            os.dup2(fd, own.lock_fd)
+        for number in range(3000):
+            place(own, REQUESTS, str(number)).add(0, 1.0)
+        assert len(own._segments) > 1
+        assert stranger.read_bytes() == b"hello"
+        assert len(read(tmp_path, REQUESTS)) == 3000
+        own.close()
+        os.fstat(own.lock_fd)
+    finally:
+        for opened_here in {fd, own.lock_fd}:
+            os.close(opened_here)
+
+
+def test_a_file_that_was_replaced_does_not_grow_nor_does_what_replaced_it(own: OwnFile, tmp_path: Path) -> None:
+    (tmp_path / "worker-1").unlink()
+    (tmp_path / "worker-1").write_bytes(b"hello")
+    with pytest.raises(FileNotFoundError, match="worker-1 was replaced"):
+        for number in range(3000):
+            place(own, REQUESTS, str(number))
+    assert (tmp_path / "worker-1").read_bytes() == b"hello"
+
+
+def test_a_record_that_is_let_go_counts_on_and_changes_nothing_in_the_file(own: OwnFile, tmp_path: Path) -> None:
+    record = place(own, REQUESTS, "/")
+    record.add(0, 1.0)
+    record.put(0, slot(1.0, 5, 0.0, {"id": "own"}), None)
+    before = (tmp_path / "worker-1").read_bytes()
+    record.let_go()
+    record.add(0, 7.0)
+    record.put(0, slot(7.0, 9, 0.0), record.slots[0])
+    record.set(9.0)
+    record.save()
+    assert (tmp_path / "worker-1").read_bytes() == before
+    assert (record.counts, record.sum) == ([2, 0], 9.0)
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Iterator[Path]:
     """A file system of 128 KiB."""

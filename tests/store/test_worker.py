@@ -4,24 +4,28 @@ import os
 import subprocess
 import sys
 import textwrap
+import urllib.request
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from exemplars.store import ofd
-from tests.programs import PACKAGES
+from exemplars.store import group, ofd
+from tests.programs import PACKAGES, eventually, serving
 
 pytestmark = pytest.mark.skipif(not ofd.SUPPORTED, reason="workers share on Linux only")
 
-# What every program begins with. `page` are the samples of a page, by their line; `forked` runs a function in a child.
-PRELUDE: Final = """
+# What every program begins with. `page` are the samples of a page, by their line; `forked` runs a function in a child;
+# what `another` gives has a child evaluate an expression, as often as it is asked.
+PRELUDE: Final = r"""
     import logging, os, resource, shutil, signal, subprocess, sys, threading, time
     from pathlib import Path
     from prometheus_client import REGISTRY, CollectorRegistry
+    from prometheus_client.core import GaugeMetricFamily
     from exemplars import Counter, Gauge, Histogram, Policy, faults, metrics, render
-    from exemplars.store import worker
-    from exemplars.store.shared import FileRecord
+    from exemplars.store import group, worker
+    from exemplars.store.directory import Directory
+    from exemplars.store.shared import FileRecord, OwnFile
     from tests.interruptions import every_moment, interrupted
 
     home = Path(os.environ.get("EXEMPLARS_DIR", "."))
@@ -44,6 +48,29 @@ PRELUDE: Final = """
                 os._exit(1)
         assert os.waitpid(pid, 0)[1] == 0
 
+    def another():
+        sys.stdout.flush()
+        asked, ask = os.pipe()
+        told, tell = os.pipe()
+        if not os.fork():
+            try:
+                os.close(ask)
+                for line in os.fdopen(asked):
+                    os.write(tell, (repr(eval(line)) + "\n").encode())
+            finally:
+                os._exit(1)
+        os.close(asked)
+        os.close(tell)
+        answers = os.fdopen(told)
+        return lambda expression: (os.write(ask, f"{expression}\n".encode()), eval(answers.readline()))[1]
+
+    class Theirs:
+        def collect(self):
+            return [GaugeMetricFamily("theirs", "d", value=1.0)]
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
     def files():
         return sorted(file.name for file in home.rglob("worker-*"))
 
@@ -58,8 +85,8 @@ PRELUDE: Final = """
 """
 
 
-def run(script: str, directory: Path | None = None, /, **environment: str) -> str:
-    """What *script* prints, in an interpreter of its own that shares in *directory*; that it ends well."""
+def run(script: str, directory: Path | None = None, at: Path | None = None, /, **environment: str) -> str:
+    """What *script* prints, in an interpreter of its own, started *at*, that shares in *directory*; it ends well."""
     inherited = {
         name: value for name, value in os.environ.items() if "MULTIPROC" not in name and name != "EXEMPLARS_DIR"
     }
@@ -70,6 +97,7 @@ def run(script: str, directory: Path | None = None, /, **environment: str) -> st
         text=True,
         timeout=250,
         env=inherited | {"PYTHONPATH": os.pathsep.join(PACKAGES), "PYTHONWARNINGS": "ignore"} | named | environment,
+        cwd=at,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-5000:]
@@ -167,6 +195,41 @@ def test_a_named_directory_that_cannot_be_used_is_an_error_at_the_first_metric(v
         assert f"{variable} is {path!r}, no directory to use" in run(script, None, **{variable: path})
 
 
+def test_a_relative_directory_is_that_of_where_the_first_metric_was_made(tmp_path: Path) -> None:
+    script = """
+        counter = Counter("c", "d")
+        os.chdir("elsewhere")
+        counter.inc()
+        forked(lambda: (os.chdir("/"), counter.inc(), print(page("c_"))))
+        (group,) = Path("../named").iterdir()
+        shutil.rmtree(group)
+        os.mkdir("named")
+        print(page("c_"), len(list(Path("../named").rglob("worker-*"))), os.listdir("named"))
+    """
+    (tmp_path / "elsewhere").mkdir()
+    lines = run(script, None, tmp_path, EXEMPLARS_DIR="named").splitlines()
+    assert lines == ["{'c_total': 2.0}", "{'c_total': 1.0} 1 []"]
+
+
+@pytest.mark.parametrize("variable", ["EXEMPLARS_DIR", "PROMETHEUS_MULTIPROC_DIR"])
+@pytest.mark.parametrize("what", ["_MASTER", "_ORPHAN", "_CHILD"])
+def test_what_belongs_to_a_server_and_is_no_worker_joins_nobody_who_names_the_directory(
+    what: str, variable: str, tmp_path: Path
+) -> None:
+    script = f"""
+        logging.basicConfig(level=logging.INFO)
+        group.find = lambda: group.{what}
+        counter = Counter("c", "d")
+        counter.inc()
+        print(page("c_"), worker.shared())
+    """
+    for _ in range(2):
+        printed, log = run(script, None, **{variable: str(tmp_path)}).split("\n", 1)
+        assert printed == "{'c_total': 1.0} False"
+        assert f"numbers are in private memory: {getattr(group, what)}" in log
+    assert not [path for path in tmp_path.rglob("*") if path.is_dir() or "worker" in path.name]
+
+
 # --- forks ----------------------------------------------------------------------------------------------------------
 
 
@@ -178,13 +241,19 @@ def test_a_forked_process_writes_into_no_file_of_its_parent_and_does_not_keep_it
         counter.inc(5)
         gauge.set(2)
         own = worker._own
+        of_parent = [counter.child(()).record, gauge.child(()).record]
+        directory = os.fstat(own.directory.fd)
 
         def child():
-            try:
-                os.fstat(own.lock_fd)
-                print("the lock is open")
-            except OSError:
-                pass
+            assert not own.is_ours(), "the lock is open here as well"
+            for fd in os.listdir("/proc/self/fd"):
+                try:
+                    assert not os.path.samestat(os.fstat(int(fd)), directory), "it is open here as well"
+                except OSError:
+                    pass
+            for record in of_parent:
+                record.add(0, 1000.0)
+                record.set(1000.0)
             assert not isinstance(counter.child(()).record, FileRecord)
             counter.inc(100)
             gauge.inc(1)
@@ -222,12 +291,13 @@ def test_children_that_only_run_another_program_or_do_nothing_leave_no_file(tmp_
     assert run(script, tmp_path) == "{'c_total': 1.0} ['worker-1']"
 
 
-PRELOADED: Final = """
-    # A master that belongs to no group counts in private; its workers do belong to one.
-    from exemplars.store import group
-    named, master = worker.directories.named, os.getpid()
-    worker.directories.named = lambda: None if os.getpid() == master else named()
+MASTER: Final = """
+    master = os.getpid()
+    group.find = lambda: group._MASTER if os.getpid() == master else group.Group("gunicorn", master, "")
+"""
 
+PRELOADED: Final = f"""
+    {MASTER}
     counter, gauge = Counter("c", "d", ("a",)), Gauge("g", "d", multiprocess_mode="max")
     counter.labels("x").inc(7)
     gauge.set(3)
@@ -237,6 +307,82 @@ PRELOADED: Final = """
         counter.labels("x").inc()
         print(page("c_", "g"), flush=True)
 """
+
+SERVED: Final = """
+    import os
+    from exemplars import Counter, Gauge, render
+
+    counter, gauge = Counter("c", "d"), Gauge("g", "d", multiprocess_mode="max")
+    counter.inc(5)
+    gauge.set(7)
+    made = os.path.exists(os.environ["EXEMPLARS_DIR"])
+
+    def app(environ, start_response):
+        body = render()[0] + f"made {made}\\nby {os.getpid()}\\n".encode()
+        if environ["PATH_INFO"] == "/child":
+            reads, writes = os.pipe()
+            pid = os.fork()
+            if not pid:
+                counter.inc(100)
+                os.write(writes, render()[0])
+                os._exit(0)
+            os.close(writes)
+            os.waitpid(pid, 0)
+            with os.fdopen(reads, "rb") as page:
+                body = page.read()
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [body]
+"""
+
+
+def test_what_a_preloading_gunicorn_counts_is_there_once_and_its_workers_children_count_alone(tmp_path: Path) -> None:
+    (tmp_path / "served.py").write_text(textwrap.dedent(SERVED))
+    home = tmp_path / "named"
+    server = ("gunicorn", "--preload", "-w3", "-b127.0.0.1:0", "--keep-alive=0", "--no-control-socket", "served:app")
+    with serving("gunicorn", server, tmp_path, EXEMPLARS_DIR=str(home)) as url:
+
+        def page(path: str = "/") -> dict[str, str]:
+            with urllib.request.urlopen(url + path, timeout=60) as answer:
+                lines = [line.split(" ") for line in answer.read().decode().splitlines() if not line.startswith("#")]
+                return {line[0]: line[1] for line in lines}
+
+        workers: set[str] = set()
+
+        def all_have_answered() -> bool:
+            workers.add(page()["by"])
+            return len(workers) == 3
+
+        eventually(all_have_answered, "all workers to answer")
+        for _ in range(10):
+            assert {"c_total": "5.0", "g": "7.0", "made": "False"}.items() <= page().items()
+        assert page("/child")["c_total"] == "100.0"
+        assert page()["c_total"] == "5.0"
+        (directory,) = home.iterdir()
+        assert directory.name.startswith("group-")
+
+
+def test_a_preloading_master_neither_makes_nor_judges_the_directory_but_its_workers_do(tmp_path: Path) -> None:
+    script = """
+        counter = Counter("c", "d")
+        counter.inc()
+        print(home.exists(), page("c_"))
+        forked(lambda: (counter.inc(), print(page("c_"), worker.shared(), home.exists())))
+    """
+    assert run(textwrap.dedent(MASTER) + textwrap.dedent(script), tmp_path / "new").splitlines() == [
+        "False {'c_total': 1.0}",
+        "{'c_total': 2.0} True True",
+    ]
+    bad = run(textwrap.dedent(MASTER) + textwrap.dedent(script), tmp_path / "no" / "no")
+    assert bad.splitlines() == ["False {'c_total': 1.0}", "{'c_total': 2.0} False False"]
+    script = """
+        def child():
+            try:
+                Counter("c", "d")
+            except ValueError as error:
+                print("no directory to use" in str(error))
+        forked(child)
+    """
+    assert run(textwrap.dedent(MASTER) + textwrap.dedent(script), tmp_path / "no" / "no") == "True"
 
 
 def test_numbers_from_before_the_fork_are_counted_once_and_gauges_are_kept(tmp_path: Path) -> None:
@@ -274,13 +420,16 @@ def test_the_first_observation_of_each_forked_worker_is_counted_also_where_nothi
         print(page("c_", "h_count", "h_sum"), files())
         assert not list(home.rglob("inherited"))
     """
-    assert run(script, tmp_path) == "{'c_total': 3.0, 'h_count': 2.0, 'h_sum': 1.0} ['worker-1']"
+    assert (
+        run(textwrap.dedent(MASTER) + textwrap.dedent(script), tmp_path)
+        == "{'c_total': 3.0, 'h_count': 2.0, 'h_sum': 1.0} ['worker-1']"
+    )
 
 
 # --- what goes wrong while it runs ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seen", ["scrape", "exemplar"])
+@pytest.mark.parametrize("seen", ["scrape", "exemplar", "observation", "counter"])
 def test_a_directory_that_is_removed_is_made_anew_with_all_that_stood_in_it(seen: str, tmp_path: Path) -> None:
     script = f"""
         counter, histogram = Counter("c", "d", ("a",)), Histogram("h", "d", policy=Policy(min_retention=0.0))
@@ -290,29 +439,29 @@ def test_a_directory_that_is_removed_is_made_anew_with_all_that_stood_in_it(seen
         before = page("c_", "h_")
         (group,) = home.iterdir()
         shutil.rmtree(group)
-        worker._look_at = 0.0
+        worker.look_at = 0.0
         if {seen!r} == "scrape":
             after = page("c_", "h_")
             assert before == after
-            counter.labels("5").inc()
-        else:
-            histogram.observe(1, IDS)
-            before["h_count"] += 1
-            counter.labels("5").inc()
+        elif {seen!r} != "counter":
+            histogram.observe(1, IDS if {seen!r} == "exemplar" else None)
+        counter.labels("5").inc()
         assert files() == ["worker-1"]
         print(errors())
         forked(lambda: print(page("c_", "h_")['c_total{{a="5"}}'], len(page("c_")), page("h_count"), worker.workers()))
         assert errors() == {{"store": 1}}
     """
     lines = run(script, tmp_path).splitlines()
-    count = 1.0 if seen == "scrape" else 2.0
+    count = 2.0 if seen in ("exemplar", "observation") else 1.0
     assert lines == ["{'store': 1}", f"2.0 1000 {{'h_count': {count}}} 2"]
 
 
-def test_where_it_cannot_be_made_anew_pages_show_this_workers_numbers_until_it_can(tmp_path: Path) -> None:
+def test_where_it_cannot_be_made_anew_nothing_shared_is_on_a_page_until_it_can(tmp_path: Path) -> None:
+    """A gap, where this worker's numbers alone would look like a restart."""
     script = """
         logging.basicConfig()
         counter = Counter("c", "d")
+        REGISTRY.register(Theirs())
         counter.inc(4)
         pages = [page("c_")]
         shutil.rmtree(home)
@@ -321,15 +470,16 @@ def test_where_it_cannot_be_made_anew_pages_show_this_workers_numbers_until_it_c
             worker._retry_at = 0.0
             counter.inc()
             pages.append(page("c_"))
-        assert not worker.shared() and errors()["store"] > 3
+            assert page("theirs") == {"theirs": 1.0}
+        assert errors()["store"] > 3
         home.unlink()
         worker._retry_at = 0.0
         counter.inc()
         pages.append(page("c_"))
-        print([shown["c_total"] for shown in pages], worker.shared(), files())
+        print([shown.get("c_total") for shown in pages], worker.shared(), files())
     """
     printed, log = run(script, tmp_path / "made").split("\n", 1)
-    assert printed == "[4.0, 5.0, 6.0, 7.0, 8.0] True ['worker-1']"
+    assert printed == "[4.0, None, None, None, 8.0] True ['worker-1']"
     assert log.count("it is made anew") == 1, "the log says it once"
 
 
@@ -398,7 +548,7 @@ def test_without_descriptors_it_counts_in_private_and_shares_later(tmp_path: Pat
     assert sum("numbers are in private memory" in line for line in lines) == 1
 
 
-def test_without_room_a_series_counts_in_private_is_on_the_page_and_later_in_the_file(tmp_path: Path) -> None:
+def test_without_room_a_series_counts_in_private_and_is_on_the_page_when_it_is_in_the_file(tmp_path: Path) -> None:
     script = """
         counter, histogram = Counter("c", "d", ("a",)), Histogram("h", "d", ("a",))
         counter.labels("x").inc()
@@ -410,15 +560,215 @@ def test_without_room_a_series_counts_in_private_is_on_the_page_and_later_in_the
             counter.labels("x").inc()
         alone = [child for child in histogram.every_child() if not worker.is_shared(child)]
         shown = page("h_count", "c_")
-        print(len(alone) > 50, len(shown), sorted(set(shown.values())), "store" in errors())
+        print(len(alone) > 50, len(shown) == 201 - len(alone), set(shown.values()) == {1.0, 201.0}, "store" in errors())
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         worker._retry_at = 1e-9
         again = page("h_count", "c_")
-        print(again == shown, all(map(worker.is_shared, histogram.every_child())))
-        forked(lambda: print(page("h_count", "c_") == shown))
+        print(len(again), set(again.values()) == {1.0, 201.0}, all(map(worker.is_shared, histogram.every_child())))
+        forked(lambda: print(page("h_count", "c_") == again))
     """
     lines = run(script, tmp_path).splitlines()
-    assert lines == ["True 201 [1.0, 201.0] True", "True True", "True"]
+    assert lines == ["True True True True", "201 True True", "True"]
+
+
+def test_all_pages_agree_on_a_series_that_has_no_room_in_one_file_and_its_total_never_falls(tmp_path: Path) -> None:
+    script = """
+        counter, gauge = Counter("c", "d", ("a",)), Gauge("g", "d", ("a",), multiprocess_mode="max")
+        other = another()
+        other("counter.labels('both').inc(1000)")
+        other("gauge.labels('both').set(3)")
+        counter.labels("roomy").inc()
+        append, OwnFile._append = OwnFile._append, full
+        counter.labels("both").inc(50)
+        counter.labels("mine").inc(7)
+        gauge.labels("both").set(5)
+        def pages():
+            return [page("c_", "g"), other("page('c_', 'g')"), page("c_", "g")]
+        print(*pages()[0].items())
+        assert all(shown == pages()[0] for shown in pages())
+        OwnFile._append = append
+        worker._retry_at = 1e-9
+        counter.labels("both").inc()
+        assert all(shown == pages()[0] for shown in pages())
+        print(*sorted(pages()[0].items()))
+    """
+    before, after = run(script, tmp_path).splitlines()
+    assert before == """('c_total{a="both"}', 1000.0) ('c_total{a="roomy"}', 1.0) ('g{a="both"}', 3.0)"""
+    assert after == (
+        """('c_total{a="both"}', 1051.0) ('c_total{a="mine"}', 7.0) ('c_total{a="roomy"}', 1.0) ('g{a="both"}', 5.0)"""
+    )
+
+
+def test_a_full_disk_is_asked_once_a_try_and_not_for_each_series(tmp_path: Path) -> None:
+    script = """
+        counter, asked = Counter("c", "d", ("a",)), []
+        counter.labels("first").inc()
+        place = OwnFile.place
+        def refuse(self, key, retention):
+            asked.append(key[0].registry)
+            raise OSError(28, "No space left on device")
+        OwnFile.place = refuse
+        for number in range(500):
+            counter.labels(number).inc()
+        times = [asked.count("")]
+        for _ in range(3):
+            worker._retry_at = 1e-9
+            page()
+            times.append(asked.count(""))
+        print(times)
+        OwnFile.place = place
+        worker._retry_at = 1e-9
+        shown = page("c_")
+        print(len(shown), set(shown.values()))
+    """
+    assert run(script, tmp_path).splitlines() == ["[1, 2, 3, 4]", "501 {1.0}"]
+
+
+def test_a_label_too_long_for_any_file_is_private_for_good(tmp_path: Path) -> None:
+    script = """
+        counter, asked = Counter("c", "d", ("a",)), []
+        counter.labels("x").inc()
+        place = OwnFile.place
+        OwnFile.place = lambda self, key, retention: (asked.append(key[0].registry), place(self, key, retention))[1]
+        counter.labels("y" * 20_000).inc()
+        counter.labels("z").inc()
+        pages = []
+        for _ in range(3):
+            worker._retry_at = worker._retry_at and 1e-9
+            pages.append(page("c_"))
+        counter.labels("y" * 20_000).inc()
+        print(errors(), asked.count(""), worker._retry_at, counter.labels("y" * 20_000).read()[1])
+        print({'c_total{a="x"}': 1.0, 'c_total{a="z"}': 1.0}.items() <= pages[-1].items())
+    """
+    assert run(script, tmp_path).splitlines() == ["{'store': 1} 2 0.0 2.0", "True"]
+
+
+def test_until_every_file_was_read_nothing_shared_is_on_a_page_and_a_known_one_keeps_its_numbers(
+    tmp_path: Path,
+) -> None:
+    script = """
+        counter = Counter("c", "d")
+        REGISTRY.register(Theirs())
+        others = [another(), another()]
+        for other in others:
+            other("counter.inc(1000)")
+        counter.inc()
+        opened = Directory.open
+        def refuse(self, name, flags):
+            if name == "worker-1":
+                raise OSError(24, "Too many open files")
+            return opened(self, name, flags)
+        Directory.open = refuse
+        print(page("c_", "theirs"), page("c_"))
+        Directory.open = opened
+        print(page("c_"))
+        Directory.open = refuse
+        for other in others:
+            other("counter.inc(5)")
+        print(page("c_"))
+        Directory.open = opened
+        print(page("c_"))
+    """
+    assert run(script, tmp_path).splitlines() == [
+        "{'theirs': 1.0} {}",
+        "{'c_total': 2001.0}",
+        "{'c_total': 2006.0}",
+        "{'c_total': 2011.0}",
+    ]
+
+
+def test_a_stopped_process_in_the_directory_keeps_the_first_attempt_only_and_is_asked_ever_more_seldom(
+    tmp_path: Path,
+) -> None:
+    script = """
+        counter, now = Counter("c", "d"), 0.0
+        worker.monotonic = lambda: now
+        directory = worker.directories.of_group(None, worker.directories.named())
+        held, tried, waited = directory.try_lock(), [], {}
+        assert held is not None
+
+        def wait(signals, seconds):
+            waited[now] = waited.get(now, 0.0) + seconds
+        worker.directories.signal.sigtimedwait = wait
+
+        try_lock = Directory.try_lock
+        def try_it(self):
+            tried.append(now)
+            return try_lock(self)
+        Directory.try_lock = try_it
+
+        counter.inc()
+        while now < 200:
+            assert page("c_") == {"c_total": 1.0}
+            now += 0.5
+        print(sorted(set(tried)), {at: round(seconds, 3) for at, seconds in waited.items()}, worker.shared())
+        os.close(held)
+        now = 243.0
+        print(page("c_"), worker.shared())
+    """
+    assert run(script, tmp_path).splitlines() == [
+        "[0.0, 1.0, 3.0, 7.0, 15.0, 31.0, 63.0, 123.0, 183.0] {0.0: 0.5} False",
+        "{'c_total': 1.0} True",
+    ]
+
+
+def test_a_number_of_the_library_that_is_none_costs_none_of_the_others(tmp_path: Path) -> None:
+    script = """
+        from exemplars import selfmetrics
+        selfmetrics.install(REGISTRY)
+        histogram = Histogram("h", "d")
+        histogram.observe(1, IDS)
+        faults.note("label", detail="on purpose")
+        before = page("exemplars_")
+        assert before["exemplars_taken_total"] == 1.0
+        for record, _ in worker._told.values():
+            record._file_numbers[0] = float({number!r})
+        after = page("exemplars_")
+        print(before.keys() == after.keys(), len(before) > 15, page("h_count"))
+    """
+    for number in ("nan", "inf", "-inf"):
+        assert run(script.format(number=number), tmp_path / number) == "True True {'h_count': 1.0}"
+
+
+# --- locks of others ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("moment", ["attaching", "without room"])
+def test_what_the_log_is_told_waits_for_no_handler_while_others_wait_for_us(moment: str, tmp_path: Path) -> None:
+    """A handler counts, while another thread, which has our lock, has something to say."""
+    script = f"""
+        import faulthandler
+        faulthandler.dump_traceback_later(60, exit=True)
+        lines, other = Counter("lines", "d", ("logger",)), Counter("o", "d", ("a",))
+        emitting, inside = threading.Event(), threading.Event()
+
+        class Handler(logging.Handler):
+            def emit(self, record):
+                if record.name == "app":
+                    emitting.set()
+                    inside.wait()
+                lines.labels(record.name).inc()
+
+        if {moment!r} == "attaching":
+            of_group = worker.directories.of_group
+            worker.directories.of_group = lambda *given: (inside.set(), of_group(*given))[1]
+        else:
+            for name in ("app", "exemplars"):
+                lines.labels(name).inc(0)
+            def refuse(*_):
+                inside.set()
+                raise OSError(28, "No space left on device")
+            OwnFile._append = refuse
+        logging.basicConfig(level=logging.INFO, handlers=[Handler()])
+        thread = threading.Thread(target=lambda: logging.getLogger("app").info("hello"))
+        thread.start()
+        emitting.wait()
+        other.labels("x").inc()
+        thread.join()
+        shown = page("lines")
+        print(shown['lines_total{{logger="app"}}'], shown['lines_total{{logger="exemplars"}}'] >= 1)
+    """
+    assert run(script, tmp_path).splitlines()[0] == "1.0 True"
 
 
 # --- code that comes in in the middle -------------------------------------------------------------------------------
@@ -544,26 +894,6 @@ def test_threads_that_count_and_scrape_from_the_first_moment_on_lose_nothing(tmp
         print(sum(page("c_").values()), page("h_count"), any(falls), errors(), files())
     """
     assert run(script, tmp_path) == "1200.0 {'h_count': 1200.0} False {} ['worker-1']"
-
-
-@pytest.mark.parametrize("mode", ["min", "max", "sum", "mostrecent"])
-def test_a_gauge_without_room_is_joined_to_the_others_by_its_mode(mode: str, tmp_path: Path) -> None:
-    script = f"""
-        gauge = Gauge("g", "d", ("a",), multiprocess_mode={mode!r})
-        gauge.labels("x").set(5)
-        def child():
-            # A file that is full: whatever is new counts in private.
-            worker.attach()
-            gauge.remove("x")
-            def refuse(*_):
-                raise OSError("full")
-            worker._own._append = refuse
-            gauge.labels("x").set(2)
-            assert not worker.is_shared(gauge.labels("x"))
-            print(page("g")['g{{a="x"}}'])
-        forked(child)
-    """
-    assert run(script, tmp_path) == str({"min": 2.0, "max": 5.0, "sum": 7.0, "mostrecent": 2.0}[mode])
 
 
 # --- series and metrics that come and go ----------------------------------------------------------------------------
@@ -701,6 +1031,42 @@ def test_registries_are_known_by_where_they_are_first_used_and_too_many_stay_pri
         printed, log = run(script, tmp_path).split("\n", 1)
         assert printed == str([turn] * 16 + [1.0] * 2)
         assert log.count("c is not shared, each worker shows its own") == 1
+
+
+@pytest.mark.parametrize("first", ["page", "request"])
+def test_a_registry_first_used_after_the_first_page_or_request_is_private_and_that_is_said_once(
+    first: str, tmp_path: Path
+) -> None:
+    """Which it is in other workers, nobody knows: they may have made other ones, or in another order."""
+    script = f"""
+        logging.basicConfig()
+        from exemplars import WSGIMiddleware
+        from tests.drivers import make_environ, run_wsgi
+        def respond(environ, start_response):
+            start_response("200 OK", [])
+            return [b"well"]
+
+        early, measured = CollectorRegistry(), CollectorRegistry()
+        app = WSGIMiddleware(respond, registry=measured)
+        Counter("early", "d", registry=early).inc()
+        page() if {first!r} == "page" else run_wsgi(app, make_environ())
+        late = [CollectorRegistry(), CollectorRegistry()]
+        for registry in late:
+            Counter("orders", "d", registry=registry).inc()
+        Counter("more", "d", registry=early).inc()
+        Counter("default", "d").inc()
+        run_wsgi(app, make_environ())
+        print(early.get_sample_value("early_total"), early.get_sample_value("more_total"), page("default"))
+        print([registry.get_sample_value("orders_total") for registry in late])
+        print(sum(float(sample.value) for family in measured.collect() for sample in family.samples
+                  if sample.name == "http_server_request_duration_seconds_count"))
+    """
+    requests = 1.0 if first == "page" else 2.0
+    for turn in (1.0, 2.0):
+        lines = run(script, tmp_path).splitlines()
+        shared = f"{turn} {turn} {{'default_total': {turn}}}"
+        assert lines[:3] == [shared, "[1.0, 1.0]", str(turn * requests)]
+        assert sum("orders is not shared, each worker shows its own" in line for line in lines) == 1
 
 
 def test_what_a_metric_counted_that_is_no_more_leaves_the_file_also_beyond_max_series(tmp_path: Path) -> None:
