@@ -121,6 +121,9 @@ class Merged:
         parts = [part for part in self.parts if part.counts >= 0]
         # Added at once, the counts do not spill into each other: none has all of its bits.
         added, total = sum([part.counts for part in parts]), _sum([part.sum for part in parts])
+        if not total >= 0 and not (self.schema.bounds and self.schema.bounds[0] < 0):
+            # Of a damaged file: nothing that only rises has such a sum, and who reads strictly refuses the whole page.
+            total = _sum([part.sum for part in parts if part.sum >= 0])
         self._latest = (added, total, slots, changes)
 
     def newest(self) -> tuple[list[Raw], list[tuple["_Entry", list[int]]]]:
