@@ -6,6 +6,7 @@ would be seen, and prints figures as JSON.
 
 import json
 import logging
+import math
 import mmap
 import os
 import random
@@ -59,6 +60,9 @@ class Series(NamedTuple):
         return Shown(tuple(accumulate(self.counts)), self.sum)
 
 
+Numbers = dict[Name, list[Series]]  # of a file, in which a series may stand more than once
+
+
 class Shown(NamedTuple):
     """The numbers of a series as they are on a page: its buckets, each with those below it, and the sum."""
 
@@ -103,9 +107,9 @@ class Told(NamedTuple):
     *kept* is what a reader tells that knew the file before, where it does not look again at what is another now.
     """
 
-    series: dict[Name, Series]
+    series: Numbers
     damaged: bool
-    kept: dict[Name, Series] | None = None
+    kept: Numbers | None = None
     same_exemplars: bool = False  # nothing that concerns exemplars is another
 
 
@@ -119,7 +123,7 @@ def told(original: Original, data: bytes, everything: Collection[Part]) -> Told:
     if data[:16] != known[:16] or not layout.HEADER <= end <= len(data) or end % 16:
         return Told({}, damaged=True)
     written = {part.checked: part for part in everything}
-    series: dict[Name, Series] = {}
+    series: Numbers = {}
     damaged = False
     found: dict[int, bytes] = {}
     at = layout.HEADER
@@ -136,7 +140,7 @@ def told(original: Original, data: bytes, everything: Collection[Part]) -> Told:
         damaged |= not _take(data, at, part, series)
         at += part.length
     pairs = [(at, part, data[at : at + len(part.checked)] == part.checked) for at, part in original.parts.items()]
-    kept: dict[Name, Series] | None = None
+    kept: Numbers | None = None
     if end >= damaging.used(known) and all(same for _, part, same in pairs if part.kind == Kind.SERIES):
         kept = {}
         for at, part, _ in pairs:
@@ -149,14 +153,13 @@ def told(original: Original, data: bytes, everything: Collection[Part]) -> Told:
     return Told(series, damaged, kept, same)
 
 
-def _take(data: bytes, at: int, part: Part, series: dict[Name, Series]) -> bool:
+def _take(data: bytes, at: int, part: Part, series: Numbers) -> bool:
     """Put what the record of *part* at *at* tells into *series*; tell whether its numbers are possible ones."""
     if part.kind != Kind.SERIES:
         return True
     found, possible = _numbers(data, at, part)
     if part.name is not None and possible:
-        before = series.get(part.name)
-        series[part.name] = found if before is None else _sum(before, found)
+        series.setdefault(part.name, []).append(found)
     return possible
 
 
@@ -170,17 +173,29 @@ def _numbers(data: bytes, at: int, part: Part) -> tuple[Series, bool]:
     return Series(tuple(counts) if metric == "subject_seconds" else (), total), possible
 
 
-def _sum(one: Series, other: Series) -> Series:
-    return Series(tuple(map(sum, zip(one.counts, other.counts, strict=True))), one.sum + other.sum)
-
-
-def added(parts: Sequence[dict[Name, Series]]) -> dict[Name, Series]:
-    """All of *parts* together, in their order, as sums of floats have one."""
-    found: dict[Name, Series] = {}
+def added(parts: Sequence[Numbers]) -> dict[Name, Series]:
+    """All of *parts* together."""
+    found: dict[Name, list[Series]] = {}
     for part in parts:
         for name, series in part.items():
-            found[name] = _sum(found.get(name, Series((0,) * len(series.counts), 0.0)), series)
-    return found
+            found.setdefault(name, []).extend(series)
+    return {name: _sum(some, rises=name[0] != "subject_gauge") for name, some in found.items()}
+
+
+def _sum(some: Sequence[Series], *, rises: bool) -> Series:
+    """*some* series as one; what *rises* has no sum below zero, nor one that is not a number: such ones are none."""
+    counts = tuple(map(sum, zip(*[series.counts for series in some], strict=True)))
+    sums = [series.sum for series in some]
+    if rises and not _exact(sums) >= 0:
+        sums = [each for each in sums if each >= 0]
+    return Series(counts, _exact(sums))
+
+
+def _exact(values: Sequence[float]) -> float:
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):  # of infinities
+        return sum(values)
 
 
 def shown_of(series: dict[Name, Series]) -> dict[Name, Shown]:
@@ -395,7 +410,7 @@ def _check(
     families: list[MetricFamily],
     dots: dict[tuple[Name, str], Dot],
     known: set[tuple[Name, str, Dot]],
-    numbers: list[dict[Name, Series]],
+    numbers: list[Numbers],
     which: int,
     expected: Told,
     *,
@@ -450,7 +465,7 @@ def under_a_reader(seconds: float, seed: int, directory: Path) -> Figures:
     with filled(directory):
         paths = sorted(group_in(directory).glob("worker-*"))
         originals = [Original(path.read_bytes()) for path in paths]
-        nothing: dict[Name, Series] = {}
+        nothing: Numbers = {}
         everything = {part for original in originals for part in original.parts.values()}
         numbers = [told(original, original.data, everything).series for original in originals]
         # Each name may lead to any of the files, or to none, while one page is made.
