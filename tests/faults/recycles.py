@@ -45,7 +45,7 @@ def run(name: str, count: int, directory: Path, environment: Mapping[str, str]) 
                     states.append(state)
                 time.sleep(0.05)
         # A scrape is a request too: the last of a worker's may be the one that would have let all agree.
-        last = settled(server, 2, rules.check)
+        last = settled(server, 1, rules.check)
         found = Figures({"workers recycled": len(load.seen) - WORKERS})
         found.add(counting.check(rules, last, {}))
         found.add({"files at most": scraper.files, "scrapes cut off": scraper.interrupted})
