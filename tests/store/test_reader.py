@@ -372,6 +372,23 @@ def test_what_is_no_workers_file_keeps_no_page_waiting(what: str, directory: Dir
     assert watch.reader.is_whole
 
 
+@pytest.mark.parametrize("sum_", [-1.0, float("nan"), float("-inf")])
+def test_a_sum_that_can_only_be_damage_is_left_out_and_one_that_may_fall_is_not(
+    sum_: float, directory: Directory
+) -> None:
+    files = workers(directory, 2)
+    falls = Schema("", "histogram", "falls", bounds=(-1.0, 1.0))
+    level = Schema("", "gauge", "level", mode="sum")
+    for file, total in zip(files, (0.5, sum_), strict=True):
+        for schema in (JOBS, REQUESTS, falls, level):
+            labels = ("x",) if schema.labelnames else ()
+            place(file, schema, *labels).set(total)
+    watch = Watch(directory)
+    assert watch.series(JOBS)["x",][1] == watch.series(REQUESTS)["x",][1] == 0.5
+    for schema in (falls, level):
+        assert repr(watch.series(schema)[()][1]) == repr(0.5 + sum_)
+
+
 # --- many readers ---------------------------------------------------------------------------------------------------
 
 

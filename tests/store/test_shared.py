@@ -322,7 +322,7 @@ class Sharing(RuleBasedStateMachine):
         counts[index] += 1
         total[0] += amount / 8
 
-    @rule(key=keys, value=st.integers(-1000, 1000))
+    @rule(key=keys, value=st.integers(0, 1000))
     def set(self, key: str, value: int) -> None:
         self.record(JOBS, key).set(float(value))
         self.model[JOBS, key][1][0] = float(value)

@@ -420,10 +420,7 @@ def test_the_first_observation_of_each_forked_worker_is_counted_also_where_nothi
         print(page("c_", "h_count", "h_sum"), files())
         assert not list(home.rglob("inherited"))
     """
-    assert (
-        run(textwrap.dedent(MASTER) + textwrap.dedent(script), tmp_path)
-        == "{'c_total': 3.0, 'h_count': 2.0, 'h_sum': 1.0} ['worker-1']"
-    )
+    assert run(script, tmp_path) == "{'c_total': 3.0, 'h_count': 2.0, 'h_sum': 1.0} ['worker-1']"
 
 
 # --- what goes wrong while it runs ----------------------------------------------------------------------------------
