@@ -213,6 +213,7 @@ class _File:
         self.rooms: list[tuple[int, bytes]] = []  # free room, and what may become it: a series may begin there
         self.families: dict[int, _Family] = {}  # by the offset of the schema's record
         self.walked = layout.HEADER
+        self.seen = False  # whether it was read to its end, at least once
 
 
 class Reader:
@@ -322,6 +323,7 @@ class Reader:
                 yield from self._forget(file)  # another record stands where one is known: begin again
             if file.walked < end:
                 yield from self._walk(file, fd, end)
+            file.seen = True
 
     @contextmanager
     def _opened(self, file: _File) -> Iterator[int]:
