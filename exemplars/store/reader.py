@@ -294,7 +294,7 @@ class Reader:
             except OSError as error:
                 # Its numbers stay as they were: a sum that falls would look like a restart.
                 self._report("unreadable", name, str(error))
-                unseen = unseen or (name not in self._files and error.errno in _FOR_NOW)
+                unseen = unseen or (not file.seen and error.errno in _FOR_NOW)
             except DamagedError as error:
                 self._report(error.reason, name, str(error))
                 yield from self._forget(file)
