@@ -20,7 +20,7 @@ from exemplars import Counter, Gauge, Histogram, Policy, make_wsgi_app, render, 
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
 BOUNDS: Final = (1.0, 2.0, 4.0, 8.0)
 SERIES: Final = 3
-_POLICY: Final = Policy(min_retention=0.0)
+_POLICY: Final = Policy(min_retention=0.0, max_age=86_400.0)  # no exemplar vanishes by its age
 
 histogram: Final = Histogram("subject_seconds", "A histogram.", ["series"], buckets=BOUNDS, policy=_POLICY)
 counter: Final = Counter("subject", "A counter.", ["series"], policy=_POLICY)
