@@ -458,7 +458,9 @@ WRITER: Final = """
     from exemplars.store.shared import OwnFile
     from tests.store.files import JOBS, REQUESTS, opened, place, slot
 
-    file = OwnFile.obtain(opened(Path(sys.argv[1])), time.perf_counter())
+    directory = opened(Path(sys.argv[1]))
+    with directory.locked(60.0):
+        file = OwnFile.obtain(directory, time.perf_counter())
     rounds = int(sys.argv[2])
     print(file.name, flush=True)
     for number in range(rounds):
