@@ -442,6 +442,7 @@ def test_a_directory_that_is_removed_is_made_anew_with_all_that_stood_in_it(seen
             assert before == after
         elif {seen!r} != "counter":
             histogram.observe(1, IDS if {seen!r} == "exemplar" else None)
+            assert files() == ["worker-1"]
         counter.labels("5").inc()
         assert files() == ["worker-1"]
         print(errors())
