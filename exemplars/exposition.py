@@ -192,35 +192,36 @@ class _Writer:
         max_age: float,
     ) -> _Text:
         """What to keep of *series*, the endings of lines taken from *last* where they are what they were."""
+        kept: Sequence[bytes | Slot | None] = slots.raw if isinstance(slots, Exemplars) else slots
+        oldest = min([taken_at(slot) for slot in kept if slot is not None], default=math.inf)
+        if now - oldest > max_age:
+            kept = [slot if slot is not None and now - taken_at(slot) <= max_age else None for slot in kept]
+            oldest = min([taken_at(slot) for slot in kept if slot is not None], default=math.inf)
         if last is None:
             labels = _pairs([(self._spell(name), value) for name, value in series.labels])
-            known: Iterable[tuple[bytes | Slot | None, str]] = repeat((None, ""))
             total, number = 0.0, _ZERO
         else:
             labels, total, number = last.labels, last.total, last.number
+        template = "".join(map("{}{}\n".format, self._tails, self._endings(kept, last)))
+        return _Text(
+            template, labels, changes, list(kept), oldest + max_age, len(kept) - kept.count(None), total, number
+        )
+
+    def _endings(self, slots: Sequence[bytes | Slot | None], last: _Text | None) -> Iterable[str]:
+        """What follows the values in each line, from *last* where it is what it was."""
+        if not self._openmetrics:
+            return repeat("")
+        if last is None:
+            endings = ["" if slot is None else _ending(slot) for slot in slots]
+        else:
             lines = zip(last.template.split("\n"), self._tails, strict=False)
-            known = zip(last.slots, [line[len(tail) :] for line, tail in lines], strict=False)
-        kept: Sequence[bytes | Slot | None] = slots.raw if isinstance(slots, Exemplars) else slots
-        shown: list[bytes | Slot | None] = []
-        endings: list[str] = []
-        oldest = math.inf
-        for slot, (last_slot, last_ending) in zip(kept, known, strict=False):
-            ending = ""
-            if slot is not None:
-                taken = taken_at(slot)
-                if now - taken > max_age:
-                    slot = None
-                else:
-                    if taken < oldest:
-                        oldest = taken
-                    if self._openmetrics:
-                        ending = last_ending if slot is last_slot else _ending(slot)
-            shown.append(slot)
-            endings.append(ending)
-        ends = compress(chain(endings, repeat("")), self._wanted)
-        template = "".join([f"{tail}{ending}\n" for tail, ending in zip(self._tails, ends, strict=False)])
-        count = len(shown) - shown.count(None)
-        return _Text(template, labels, changes, shown, oldest + max_age, count, total, number)
+            known = zip(slots, last.slots, [line[len(tail) :] for line, tail in lines], strict=False)
+            endings = [
+                ending if slot is last_slot else "" if slot is None else _ending(slot)
+                for slot, last_slot, ending in known
+            ]
+        rest = chain(endings, repeat(""))
+        return rest if self._whole else compress(rest, self._wanted)
 
     def _samples(self, metric: Metric[Any]) -> list[tuple[str, str]]:
         """Suffix of the name and further label of each sample of a series."""

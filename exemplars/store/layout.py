@@ -54,6 +54,8 @@ _U64: Final = struct.Struct("=Q")
 _SLOT: Final = struct.Struct("=d16s8sI")
 _STORED: Final = struct.Struct("=Qd16s8sI")
 _tenths: Final[Callable[[bytes], tuple[int]]] = struct.Struct("=40xI").unpack
+# Stamp, value, trace id, span id and tenths of seconds of an exemplar as `read_slots` gives it.
+unpack_stored: Final[Callable[[bytes], tuple[int, float, bytes, bytes, int]]] = _STORED.unpack
 _GLANCE: Final = struct.Struct("=8xQQQII")
 _TEXT: Final = struct.Struct("=II")
 _TENTHS: Final = 0xFFFFFFFF
@@ -300,11 +302,6 @@ def decode_slot(data: bytes | memoryview, at: int, stamped: int) -> Slot | None:
     trace = int.from_bytes(trace_id, "big")
     span = int.from_bytes(span_id, "big") if trace else _U64.unpack(span_id)[0]
     return Slot(value, stamped >> 1, taken_at, taken_at, trace, span)
-
-
-def unpack_stored(stored: bytes) -> tuple[int, float, bytes, bytes, int]:
-    """Stamp, value, trace id, span id and tenths of seconds of an exemplar as `read_slots` gives it."""
-    return _STORED.unpack(stored)
 
 
 def stamp_of(exemplar: bytes | Slot) -> int:
