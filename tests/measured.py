@@ -78,6 +78,5 @@ class Faults:
 
     @property
     def seen(self) -> dict[str, int]:
-        return {
-            kind: count - self._before[kind] for kind, count in faults.errors.values.items() if count != self._before[kind]
-        }
+        now = faults.errors.values
+        return {kind: count - self._before[kind] for kind, count in now.items() if count != self._before[kind]}
