@@ -347,7 +347,7 @@ def test_what_did_not_change_is_not_written_again(registry: CollectorRegistry, m
     written: list[object] = []
     ending, number = exposition._ending, exposition._number
 
-    def write_ending(slot: Slot | None) -> str:
+    def write_ending(slot: bytes | Slot) -> str:
         written.append(slot)
         return ending(slot)
 
