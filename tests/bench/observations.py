@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, values
 
 import exemplars
 from exemplars.store import directory, shared
+from exemplars.store.layout import Schema
 from exemplars.store.reader import Reader
 
 from . import asgi, byhand
@@ -82,11 +83,11 @@ def ours(name: str, file: shared.OwnFile | None) -> Subject:
             return sum(sum(record.counts) for record in records)
         return sum(sum(stored) for stored in in_file(file))
 
+    schema = Schema("", histogram.kind, histogram.name, "", histogram.labelnames, histogram.bounds)
     subject = Subject(name, histogram, counted)
     for number, series in enumerate(subject.series):
         if file is not None:
-            assert histogram.schema is not None
-            series.record = file.place((histogram.schema, series.key), FRESH.min_retention)
+            series.record = file.place((schema, series.key), FRESH.min_retention)
         for amount in AMOUNTS:
             span = trace.NonRecordingSpan(trace.SpanContext(number + 1, number + 1, False, SAMPLED))
             token = attach(current(span))
