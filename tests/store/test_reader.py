@@ -473,9 +473,9 @@ WRITER: Final = """
             labels = {"t": str(ms)} if ms % 3 == 0 else None
             record.put(0, slot(float(ms), ms, time.perf_counter(), labels), last)
         if number % 200 == 0:
-            place(file, JOBS, f"{file.name} {number}").add(0, 1.0)
+            place(file, JOBS, f"{sys.argv[3]} {number}").add(0, 1.0)
         if number % 700 == 0:
-            passing = place(file, JOBS, f"passing {file.name}")
+            passing = place(file, JOBS, f"passing {sys.argv[3]}")
             passing.free()
 """
 
@@ -486,12 +486,12 @@ def test_of_processes_that_write_counts_never_fall_and_no_torn_exemplar_is_shown
     rounds, number = 60_000, 3
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(WRITER), str(tmp_path), str(rounds)],
+            [sys.executable, "-c", textwrap.dedent(WRITER), str(tmp_path), str(rounds), str(writer)],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(PACKAGES)},
             stdout=subprocess.PIPE,
             text=True,
         )
-        for _ in range(number)
+        for writer in range(number)
     ]
     watch = Watch(directory)
     last: dict[tuple[str, ...], int] = {}
@@ -519,7 +519,7 @@ def test_of_processes_that_write_counts_never_fall_and_no_torn_exemplar_is_shown
     found = watch.series(REQUESTS)
     assert found["/",][:2] == ([number * rounds, 0], number * rounds * 0.5)
     jobs = {key: numbers[1] for key, numbers in watch.series(JOBS).items() if "passing" not in key[0]}
-    assert jobs == {(f"worker-{n}" + f" {m}",): 1.0 for n in range(1, number + 1) for m in range(0, rounds, 200)}
+    assert jobs == {(f"{n} {m}",): 1.0 for n in range(number) for m in range(0, rounds, 200)}
     assert looks > 10
     assert len(exemplars) > 3
     assert watch.reports == []
