@@ -109,6 +109,11 @@ def watched(server: Server, directory: Path, interval: str = "500ms") -> Iterato
         yield watcher
 
 
+def answered(scrapes: Path) -> set[str]:
+    """Who answered Prometheus, by what the workers have noted in *scrapes*."""
+    return set(scrapes.read_text().split()) if scrapes.exists() else set()
+
+
 def judge(watcher: Prometheus, scrapes: Path) -> Figures:
     """What Prometheus made of the pages: raises ``AssertionError`` where a series fell or anything was dropped.
 
@@ -130,7 +135,7 @@ def judge(watcher: Prometheus, scrapes: Path) -> Figures:
         {
             "scrapes by Prometheus": round(one(watcher, "count_over_time(up[6h])")),
             "of them answered to the end": round(one(watcher, "sum_over_time(up[6h])")),
-            "workers that answered it": len(set(scrapes.read_text().split())),
+            "workers that answered it": len(answered(scrapes)),
             "exemplars it stored": round(own["prometheus_tsdb_exemplar_exemplars_appended_total"]),
             "exemplars and samples it dropped": round(sum(dropped.values())),
         }

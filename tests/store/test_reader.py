@@ -18,7 +18,7 @@ from exemplars.store import layout, ofd
 from exemplars.store.directory import Directory
 from exemplars.store.layout import Schema
 from exemplars.store.shared import FileRecord, OwnFile
-from tests.programs import PACKAGES
+from tests.programs import PACKAGES, PATIENCE, eventually
 from tests.store.files import JOBS, REQUESTS, Watch, opened, place, read, slot, told
 
 pytestmark = pytest.mark.skipif(not ofd.SUPPORTED, reason="workers share on Linux only")
@@ -453,7 +453,7 @@ def test_threads_that_refresh_at_once_all_see_what_was_there_before(directory: D
 
 
 WRITER: Final = """
-    import itertools, sys, time
+    import itertools, sys, threading, time
     from pathlib import Path
     from exemplars.store.shared import OwnFile
     from tests.store.files import JOBS, REQUESTS, opened, place, slot
@@ -462,8 +462,11 @@ WRITER: Final = """
     with directory.locked(60.0):
         file = OwnFile.obtain(directory, time.perf_counter())
     rounds = int(sys.argv[2])
-    print(file.name, flush=True)
-    for number in range(rounds):
+    enough = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), enough.set()), daemon=True).start()
+    for number in itertools.count():
+        if number >= rounds and enough.is_set():
+            break
         record = place(file, REQUESTS, "/") if not number else record
         record.add(0, 0.5)
         ms = time.time_ns() // 1_000_000
@@ -472,11 +475,12 @@ WRITER: Final = """
             # Value, ids and labels tell the time: what is torn does not agree.
             labels = {"t": str(ms)} if ms % 3 == 0 else None
             record.put(0, slot(float(ms), ms, time.perf_counter(), labels), last)
-        if number % 200 == 0:
+        if number % 200 == 0 and number < rounds:
             place(file, JOBS, f"{sys.argv[3]} {number}").add(0, 1.0)
         if number % 700 == 0:
             passing = place(file, JOBS, f"passing {sys.argv[3]}")
             passing.free()
+    print(number)
 """
 
 
@@ -488,6 +492,7 @@ def test_of_processes_that_write_counts_never_fall_and_no_torn_exemplar_is_shown
         subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(WRITER), str(tmp_path), str(rounds), str(writer)],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(PACKAGES)},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -496,31 +501,51 @@ def test_of_processes_that_write_counts_never_fall_and_no_torn_exemplar_is_shown
     watch = Watch(directory)
     last: dict[tuple[str, ...], int] = {}
     newest, exemplars, looks = 0, set(), 0
+    written = []
+
+    def look() -> None:
+        nonlocal last, looks, newest
+        looks += 1
+        found = watch.series(REQUESTS) | watch.series(JOBS)
+        for key, count in last.items():
+            if "passing" not in key[0]:
+                assert sum(found[key][0]) >= count, key
+        last = {key: sum(numbers[0]) for key, numbers in found.items()}
+        exemplar = found["/",][2][0] if ("/",) in found else None
+        if exemplar is not None:
+            value, timestamp_ms, who = exemplar
+            assert value == timestamp_ms >= newest
+            assert who == ({"t": str(timestamp_ms)} if timestamp_ms % 3 == 0 else (timestamp_ms, 1))
+            newest = timestamp_ms
+            exemplars.add(timestamp_ms)
+
+    def seen_enough() -> bool:
+        assert all(process.poll() is None for process in processes)
+        look()
+        return looks > 10 and len(exemplars) > 10
+
     try:
+        # However slowly we look, they write until we have seen something.
+        eventually(seen_enough, "exemplars", lambda: (looks, exemplars))
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.close()
         while any(process.poll() is None for process in processes):
-            looks += 1
-            found = watch.series(REQUESTS) | watch.series(JOBS)
-            for key, count in last.items():
-                if "passing" not in key[0]:
-                    assert sum(found[key][0]) >= count, key
-            last = {key: sum(numbers[0]) for key, numbers in found.items()}
-            exemplar = found["/",][2][0] if ("/",) in found else None
-            if exemplar is not None:
-                value, timestamp_ms, who = exemplar
-                assert value == timestamp_ms >= newest
-                assert who == ({"t": str(timestamp_ms)} if timestamp_ms % 3 == 0 else (timestamp_ms, 1))
-                newest = timestamp_ms
-                exemplars.add(timestamp_ms)
+            look()
+        for process in processes:
+            assert process.stdout is not None
+            written.append(int(process.stdout.read()))
     finally:
         for process in processes:
             process.kill()
-            process.communicate()
-    assert [process.returncode for process in processes] == [0] * number
+            process.wait(PATIENCE)
+            for stream in (process.stdin, process.stdout):
+                assert stream is not None
+                stream.close()
+    assert min(written) >= rounds
     found = watch.series(REQUESTS)
-    assert found["/",][:2] == ([number * rounds, 0], number * rounds * 0.5)
+    assert found["/",][:2] == ([sum(written), 0], sum(written) * 0.5)
     jobs = {key: numbers[1] for key, numbers in watch.series(JOBS).items() if "passing" not in key[0]}
     assert jobs == {(f"{n} {m}",): 1.0 for n in range(number) for m in range(0, rounds, 200)}
-    assert looks > 10
-    assert len(exemplars) > 3
     assert watch.reports == []
     assert told(None) is None
