@@ -82,10 +82,20 @@ def receiving(traces: Traces) -> Iterator[str]:
         protocol_version = "HTTP/1.1"  # keeps the exporters' connections
 
         def do_POST(self) -> None:
-            traces.add(ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"]))))
+            traces.add(ExportTraceServiceRequest.FromString(b"".join(self._body())))
             self.send_response(200)
             self.send_header("Content-Length", "0")
             self.end_headers()
+
+        def _body(self) -> Iterator[bytes]:
+            if self.headers["Transfer-Encoding"] != "chunked":
+                yield self.rfile.read(int(self.headers["Content-Length"]))
+                return
+            while size := int(self.rfile.readline().partition(b";")[0], 16):  # as Node's exporter sends
+                yield self.rfile.read(size)
+                self.rfile.readline()
+            while self.rfile.readline().strip():
+                pass
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

@@ -1,0 +1,28 @@
+'use strict';
+
+// Lines of JSON to stderr and, if LOG_FILE names one, to the end of a file. The fields are those of every service of the
+// shop, so that one query finds the lines of a trace in all of them.
+
+const { appendFileSync } = require('node:fs');
+const { trace } = require('@opentelemetry/api');
+const { serviceName } = require('./tracing');
+
+function write(level, message) {
+  const context = trace.getActiveSpan()?.spanContext();
+  const line = `${JSON.stringify({
+    timestamp: new Date().toISOString(),
+    level,
+    logger: 'risk',
+    message,
+    'service.name': serviceName,
+    ...(context && { trace_id: context.traceId, span_id: context.spanId }),
+  })}\n`;
+  process.stderr.write(line);
+  if (process.env.LOG_FILE) appendFileSync(process.env.LOG_FILE, line);
+}
+
+module.exports = {
+  info: (message) => write('INFO', message),
+  warn: (message) => write('WARN', message),
+  error: (message) => write('ERROR', message),
+};
