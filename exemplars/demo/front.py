@@ -1,5 +1,7 @@
 """The front of the shop: FastAPI, under uvicorn; it asks the stock service at ``STOCK_URL``.
 
+Where ``PAYMENT_URL`` is set, orders are also paid, at the payment service there.
+
 STOCK_URL=http://127.0.0.1:8001 uvicorn exemplars.demo.front:app
 """
 
@@ -7,6 +9,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 from typing import Annotated, Any, TypedDict
 
 import httpx
@@ -20,40 +23,52 @@ from exemplars.demo import tracing
 provider = tracing.configure()
 tracer = trace.get_tracer(__name__)
 HTTPXClientInstrumentor().instrument()
+numbers = count(1)  # of orders
 
 
-class Stock:
-    """The stock service."""
+class Service:
+    """One behind the front."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
 
-    async def ask(self, method: str, path: str) -> Any:
+    async def ask(self, method: str, path: str, json: Any = None) -> Any:
         """Its answer. A refusal of its is ours too; what breaks there raises ``httpx.HTTPStatusError`` here."""
-        response = await self._client.request(method, path)
-        if response.status_code in (404, 409):
+        response = await self._client.request(method, path, json=json)
+        if response.status_code in (402, 404, 409):
             raise HTTPException(response.status_code, response.json()["detail"])
         return response.raise_for_status().json()
 
 
 class State(TypedDict):
-    stock: Stock
+    stock: Service
+    payment: Service | None
 
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[State]:
     url = os.environ.get("STOCK_URL", "http://127.0.0.1:8001")
-    async with httpx.AsyncClient(base_url=url, timeout=10) as client:
-        yield {"stock": Stock(client)}
+    paid_at = os.environ.get("PAYMENT_URL")
+    async with (
+        httpx.AsyncClient(base_url=url, timeout=10) as stock,
+        httpx.AsyncClient(base_url=paid_at or "", timeout=10) as payment,
+    ):
+        yield {"stock": Service(stock), "payment": Service(payment) if paid_at else None}
     await asyncio.to_thread(provider.shutdown)
 
 
-def stock_of(request: Request) -> Stock:
-    stock: Stock = request.state.stock
+def stock_of(request: Request) -> Service:
+    stock: Service = request.state.stock
     return stock
 
 
-TheStock = Annotated[Stock, Depends(stock_of)]
+def payment_of(request: Request) -> Service | None:
+    payment: Service | None = request.state.payment
+    return payment
+
+
+TheStock = Annotated[Service, Depends(stock_of)]
+ThePayment = Annotated[Service | None, Depends(payment_of)]
 
 # Recent FastAPI traces by itself as soon as a tracer provider is set, so there is no instrumentation to add.
 app = FastAPI(
@@ -71,8 +86,12 @@ async def show(product: str, stock: TheStock) -> dict[str, Any]:
 
 
 @products.post("/{product}/orders", status_code=201)
-async def order(product: str, pieces: int, stock: TheStock) -> dict[str, Any]:
+async def order(product: str, pieces: int, stock: TheStock, payment: ThePayment) -> dict[str, Any]:
     reservation: dict[str, Any] = await stock.ask("POST", f"/stock/{product}/reservations?pieces={pieces}")
+    if payment is not None:
+        number = next(numbers)
+        bill = {"order": f"{product}-{number}", "customer": f"customer-{number % 300}", "amount": 20 * pieces}
+        reservation |= await payment.ask("POST", "/payments", bill)
     return reservation
 
 
