@@ -1,6 +1,7 @@
-# Everything this project does with itself, by name. CI calls `.ci/run`, which calls `make test`.
+# Everything this project does with itself, by name. CI calls `.ci/run`, which calls `make test` and `make test-stack`.
 #
 #   make test         the environment, the checks, and the tests against the installed wheel
+#   make test-stack   the tests against the real Collector, Prometheus, Tempo and Loki, which Go 1.26 builds the first time
 #   make check        linter, formatter and type checker only
 #   make versions     the tests under every supported Python, and with the oldest supported frameworks
 #   make demo         a small shop under load, its metrics and its newest exemplars; Ctrl-C ends it
@@ -24,13 +25,18 @@ DIST  := $(CURDIR)/dist
 TREE  := $(CURDIR)/.build
 FILES := $(shell find exemplars dashboards compose docs tests .ci .github *.md *.py LICENSE Makefile -type f -not -path '*/__pycache__/*')
 
-.PHONY: test tree versions check demo bench fuzz campaign dashboards clean
+.PHONY: test test-stack tree versions check demo bench fuzz campaign dashboards clean
 
 test: check $(VENV)/.wheel tree
-	cd $(TREE) && $(BIN)/coverage run -m pytest $(ARGS)
+	cd $(TREE) && $(BIN)/coverage run -m pytest --ignore=tests/stack $(ARGS)
 	$(BIN)/coverage combine --quiet $(TREE)/.coverage
 	$(BIN)/coverage report
 	$(if $(ARGS),,$(BIN)/coverage report --include=exemplars/recorder.py --fail-under=100)
+
+# In the same tree, against the same wheel.
+test-stack: $(VENV)/.wheel tree
+	cd $(TREE) && $(BIN)/python -m tests.stack.build
+	cd $(TREE) && $(BIN)/python -m pytest tests/stack $(ARGS)
 
 versions: tree
 	$(BIN)/nox $(ARGS)
