@@ -1,1 +1,1 @@
-"""The real programs around the package, built and started here without Docker, and whether every dot opens its trace."""
+"""The real programs around the package, built and started here without Docker: does every dot open its trace?"""
