@@ -22,7 +22,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +44,7 @@ class Program:
     directory: Path
     binaries: Mapping[str, str]  # their names, each with its package
     release: str  # as the program counts; "" for what has no releases
+    tags: str
     ldflags: str
     before: Sequence[Sequence[str]]  # commands that write sources
 
@@ -81,6 +82,7 @@ def read(directory: Path) -> Program:
         directory,
         said.get("binaries", {directory.name: "."}),
         said.get("release", ""),
+        said.get("tags", ""),
         said.get("ldflags", ""),
         said.get("before", ()),
     )
@@ -143,7 +145,10 @@ def compile_in(work: Path, program: Program) -> Path:
     print(f"{program.name}: building", flush=True)
     since, used = time.monotonic(), processor_time()
     sources, result = work / "sources", work / "result"
+    digest = program.digest()
     shutil.copytree(program.directory, sources)
+    if replace(program, directory=sources).digest() != digest:
+        raise BuildError(f"{program.name}: its directory changed while it was copied; build again")
     result.mkdir()
     for command in program.before:
         run(command, sources, result / "build.log", program.name)
@@ -151,7 +156,7 @@ def compile_in(work: Path, program: Program) -> Path:
         if (program.directory / pinned).exists():
             shutil.copy(program.directory / pinned, sources)
     for name, package in program.binaries.items():
-        flags = ["-mod=readonly", "-trimpath", f"-ldflags=-s -w {program.ldflags}"]
+        flags = ["-mod=readonly", "-trimpath", f"-tags={program.tags}", f"-ldflags=-s -w {program.ldflags}"]
         run(["go", "build", *flags, "-o", str(result / name), package], sources, result / "build.log", program.name)
     passed = time.monotonic() - since
     print(f"{program.name}: built in {passed:.0f} s ({processor_time() - used:.0f} s of processors)", flush=True)

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,24 @@ def test_what_a_killed_build_left_goes_with_the_next(greeter: Path, tmp_path: Pa
     assert not left.exists()
 
 
+def test_a_directory_that_changes_while_it_is_copied_is_not_built(
+    greeter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the binary of one content would stand where the other's is looked for."""
+    copy = shutil.copytree
+
+    def edit_and_copy(source: Path, target: Path) -> None:
+        (greeter / "main.go").write_text(GREETING.replace("evening", "morning"))
+        copy(source, target)
+
+    program("go")
+    monkeypatch.setattr(shutil, "copytree", edit_and_copy)
+    wanted = build.read(greeter)
+    with pytest.raises(build.BuildError, match="greeter: its directory changed while it was copied"):
+        build.build(wanted)
+    assert [path.name for path in build.cache().iterdir()] == ["lock"]
+
+
 def test_a_failing_build_shows_why_and_leaves_nothing(greeter: Path, tmp_path: Path) -> None:
     program("go")
     (greeter / "main.go").write_text(GREETING.replace("println(", "nowhere("))
@@ -165,10 +184,13 @@ def test_a_built_program_consists_of_the_pinned_modules(name: str) -> None:
     directory = next(each.directory for each in build.programs().values() if name in each.binaries)
     command = [program("go"), "version", "-m", str(build.binary(name))]
     listed = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
-    built = dict(re.findall(r"(?m)^\tdep\t(\S+)\t(\S+)", listed))
-    pinned = dict(re.findall(r"(?m)^(?:require)?\s+(\S+) (v\S+)(?: // indirect)?$", (directory / "go.mod").read_text()))
+    built = dict(re.findall(r"(?m)^\t(?:mod|dep)\t(\S+)\t(v\S+)", listed))
+    replacing = re.findall(r"(?m)^\t=>\t(\S+)\t(\S+)", listed)
+    text = (directory / "go.mod").read_text()
+    pinned = dict(re.findall(r"(?m)^(?:require)?\s+(\S+) (v\S+)(?: // indirect)?$", text))
     assert len(built) > 50
     assert built == {module: pinned[module] for module in built}
+    assert [pair for pair in replacing if f"=> {' '.join(pair)}\n" not in text] == []
 
 
 def test_the_collector_is_pinned_to_what_its_manifest_names() -> None:
