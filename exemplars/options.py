@@ -8,6 +8,7 @@ import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypedDict
+from urllib.parse import unquote
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
@@ -120,6 +121,19 @@ def resolve(options: Mapping[str, Any], environ: Mapping[str, str] = os.environ)
         max_series=check_max_series(options.get("max_series", DEFAULT_MAX_SERIES)),
         known_methods=_known_methods(environ),
     )
+
+
+def service_name_of(environ: Mapping[str, str] = os.environ) -> str | None:
+    """The name of this service: ``OTEL_SERVICE_NAME``, else ``service.name`` in ``OTEL_RESOURCE_ATTRIBUTES``.
+
+    ``None`` if neither tells one. Never raises: a pair that is none is passed over.
+    """
+    name = environ.get("OTEL_SERVICE_NAME", "").strip()
+    for item in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
+        key, _, value = item.partition("=")
+        if key.strip() == "service.name":
+            name = name or unquote(value.strip())
+    return name or None
 
 
 def check_buckets(buckets: Iterable[float]) -> tuple[float, ...]:

@@ -31,6 +31,7 @@ OVERFLOW: Final = "otel_metric_overflow"
 
 TRACE_ID: Final = "trace_id"
 SPAN_ID: Final = "span_id"
+TRACE_FLAGS: Final = "trace_flags"  # in log lines, beside the two
 # client_java's mark on a span that became an exemplar: a Collector's tail sampling keeps its trace by it.
 MARK: Final = "exemplar"
 MARK_VALUE: Final = "true"

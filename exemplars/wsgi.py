@@ -1,5 +1,6 @@
 """The WSGI middleware."""
 
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final, Unpack
@@ -10,6 +11,9 @@ from exemplars.options import Options, resolve
 from exemplars.recorder import MEASURED, Recorder, Request, content_length, host_of
 from exemplars.semconv import INCOMPLETE_RESPONSE, PROTOCOL_VERSION, SERVER_ADDRESS, SERVER_PORT
 from exemplars.span import leave
+
+# In an environ: a weak reference to its request, for the line that a server logs when the application has returned.
+REQUEST: Final = "exemplars.request"
 
 OPTIONAL_READERS: Final = {
     PROTOCOL_VERSION: lambda environ: str(environ.get("SERVER_PROTOCOL") or "").removeprefix("HTTP/"),
@@ -50,6 +54,7 @@ class WSGIMiddleware:
                 request = _WSGIRequest(recorder, environ, method, scheme)
                 request.server_start_response = start_response
                 request.request_bytes = size
+                environ[REQUEST] = weakref.ref(request)
         except Exception as error:
             faults.note("observation", error)
         if request is None:
