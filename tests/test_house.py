@@ -20,7 +20,7 @@ ROOT: Final = Path(exemplars.__file__).parent
 # A module imports only from rows above its own. The numbers are those of the design; where a layer has two rows, the
 # second is built on the first.
 LAYERS: Final = (
-    (1, ("_types", "_lock", "semconv", "policy")),
+    (1, ("_types", "_lock", "_json", "semconv", "policy")),
     (1, ("tallies",)),
     (1, ("faults",)),
     (2, ("options",)),
@@ -32,7 +32,7 @@ LAYERS: Final = (
     (6, ("server",)),
     (7, ("recorder",)),
     (8, ("asgi", "wsgi")),
-    (9, ("instrument", "django")),
+    (9, ("instrument", "django", "tracing", "logs")),
     (10, ("demo",)),
     (11, ("cli",)),
 )
@@ -65,7 +65,10 @@ def part(file: str) -> str:
 
 
 def imports(node: ast.AST, *, lazy: bool = True) -> Iterator[tuple[str, str]]:
-    """Modules that *node* imports, with the name taken from each, if one is; with *lazy* also inside functions."""
+    """Modules that *node* imports, with the name taken from each, if one is.
+
+    With *lazy* also inside functions, and what only a type checker imports.
+    """
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
             for alias in child.names:
@@ -74,6 +77,9 @@ def imports(node: ast.AST, *, lazy: bool = True) -> Iterator[tuple[str, str]]:
             assert child.level == 0, "imports are absolute"
             for alias in child.names:
                 yield str(child.module), alias.name
+        elif isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            if lazy:
+                yield from imports(child)
         elif lazy or not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             yield from imports(child, lazy=lazy)
 
