@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -60,15 +60,17 @@ def serving(name: str, arguments: Sequence[str], directory: Path, **environment:
     Its log and its home are in *directory*; it sees `tests` and `exemplars` as we do, and *environment*. Ended, and
     waited for, on leaving.
     """
+    ours = {"PYTHONPATH": os.pathsep.join(PACKAGES), "HOME": str(directory), **environment}
+    with listening(name, [sys.executable, "-m", *arguments], directory, ours) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def listening(name: str, command: Sequence[str], directory: Path, environment: Mapping[str, str]) -> Iterator[str]:
+    """The same of any *command*, which sees *environment* only."""
     log = directory / f"{name}.log"
     with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            env={"PYTHONPATH": os.pathsep.join(PACKAGES), "HOME": str(directory), **environment},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=directory,
-        )
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=directory)
 
     def address() -> str | None:
         assert process.poll() is None, log.read_text()

@@ -44,7 +44,9 @@ def risk_with_packages() -> Path:
     with build.locked(place.parent / "lock-npm", "risk"):
         if place.is_dir():  # another has built it meanwhile
             return place
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".building-npm-") as work:
+        for left in place.parent.glob(".installing-*"):  # by one that was killed: the lock is ours
+            shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".installing-") as work:
             copy = Path(work) / "risk"
             shutil.copytree(RISK, copy)
             ended = subprocess.run(
