@@ -14,9 +14,9 @@ from exemplars.demo.load import send
 from exemplars.demo.page import ACCEPT, Exemplar, exemplars
 from exemplars.demo.processes import ServerEnded, serving
 from exemplars.demo.screen import Screen
-from exemplars.demo.spans import Traces, receiving
-from exemplars.demo.tracing import SPANS
+from exemplars.demo.spans import SPANS, Traces, receiving
 
+_COLLECTOR: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _SCRAPE_EVERY: Final = 2.0  # seconds; one exemplar is shown each time, as nobody could read more
 _EXPORTED_AFTER: Final = 1.5  # seconds after which a request's spans are likely to be here
 _LATE_AFTER: Final = 6.0  # seconds after which we no longer wait for them
@@ -42,12 +42,16 @@ async def _shop(screen: Screen, port: int, rate: float, seed: int, seconds: floa
     traces = Traces()
     outcomes: Counter[str] = Counter()
     with receiving(traces) as spans:
+        # To a collector of the user's as well, if one is named.
+        tracing = (
+            {SPANS: spans} if any(map(os.environ.get, _COLLECTOR)) else {SPANS: spans, "OTEL_TRACES_EXPORTER": "none"}
+        )
         gunicorn = ("gunicorn", "--config=python:exemplars.demo.gunicorn_conf", "--bind=127.0.0.1:0")
         uvicorn = ("uvicorn", f"--port={port}", "--timeout-graceful-shutdown=3")
         async with (
-            serving("stock", *gunicorn, "exemplars.demo.stock:app", environment={SPANS: spans}) as stock,
+            serving("stock", *gunicorn, "exemplars.demo.stock:app", environment=tracing) as stock,
             serving(
-                "front", *uvicorn, "exemplars.demo.front:app", environment={SPANS: spans, "STOCK_URL": stock.url}
+                "front", *uvicorn, "exemplars.demo.front:app", environment={**tracing, "STOCK_URL": stock.url}
             ) as front,
         ):
             screen.greeting(front.url, stock.url, rate)

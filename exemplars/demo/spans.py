@@ -1,5 +1,6 @@
 """The spans of the shop, received over OTLP/HTTP as a collector would."""
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -7,9 +8,14 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, NamedTuple
 
+from opentelemetry.exporter.otlp.proto.http import Compression
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+SPANS: Final = "EXEMPLARS_DEMO_SPANS"  # where the running demo receives them
 _KEPT: Final = 5_000  # traces
 
 
@@ -72,6 +78,13 @@ def _spans(export: ExportTraceServiceRequest) -> Iterator[Span]:
                     span.status.code == Status.STATUS_CODE_ERROR,
                     any(a.key == "exemplar" and a.value.string_value == "true" for a in span.attributes),
                 )
+
+
+def show(provider: TracerProvider) -> None:
+    """Send what *provider* sends to the demo as well, if one runs this service."""
+    if demo := os.environ.get(SPANS):
+        exporter = OTLPSpanExporter(demo, compression=Compression.NoCompression)
+        provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=500))
 
 
 @contextmanager

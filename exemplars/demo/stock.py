@@ -10,10 +10,10 @@ from flask.typing import ResponseReturnValue
 from opentelemetry import trace
 from opentelemetry.instrumentation.flask import FlaskInstrumentor
 
-from exemplars import instrument
-from exemplars.demo import tracing
+from exemplars import instrument, tracing
+from exemplars.demo import spans
 
-tracing.configure()
+spans.show(tracing.configure(ratio=1.0))  # all of them: the Collector samples
 
 SHELVES = {
     "chair": 30,

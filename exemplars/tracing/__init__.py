@@ -184,15 +184,14 @@ def _make(arguments: Arguments) -> _Ours:
     settings = resolve(arguments, os.environ)
     makers = [_exporter(exporter) for exporter in settings.exporters]
     batch = asdict(settings.batch)
-    exporting = Exporting(lambda: [BatchSpanProcessor(make(), **batch) for make in makers])
     resource: Any = _resource(settings, Resource)
     ids: Any = _plug_in("opentelemetry_id_generator", settings.id_generator)() if settings.id_generator else Ids()
     provider = TracerProvider(
-        sampler=_sampler(settings.sampling), resource=resource, id_generator=ids, shutdown_on_exit=False
+        sampler=_sampler(settings.sampling), resource=resource, id_generator=ids, shutdown_on_exit=not makers
     )
     if makers:
-        processor: Any = exporting
-        provider.add_span_processor(processor)
+        exporting: Any = Exporting(provider, lambda: [BatchSpanProcessor(make(), **batch) for make in makers])
+        provider.add_span_processor(exporting)
         # What is wrong with the exporter's own settings shows here; but a master leaves all of it to its workers.
         if not group.is_master():
             try:

@@ -19,6 +19,7 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from exemplars import faults
@@ -87,7 +88,7 @@ class Ids:
 
 
 class _Own:
-    """What exports in one process: batch processors, and a thread that flushes them when it is asked to.
+    """What exports in one process: batch processors, and a thread that does what the end of the process waits for.
 
     That thread is there from the start, as Python starts none any more when it ends.
     """
@@ -97,7 +98,7 @@ class _Own:
         self.processors: Sequence[Any] = ()
         self._lock = threading.RLock()
         self._begun = False
-        self._wanted: queue.SimpleQueue[threading.Event] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], object], threading.Event]] = queue.SimpleQueue()
 
     def begin(self, make: Callable[[], Sequence[Any]], at_end: Callable[[], None]) -> None:
         """Make the processors, once. Raises what *make* raises."""
@@ -106,27 +107,25 @@ class _Own:
                 return
             self._begun = True
             self.processors = make()
-            if self.processors:
-                threading.Thread(target=self._flush, name="exemplars-flush", daemon=True).start()
-                call_at_end(at_end)
+            threading.Thread(target=self._work, name="exemplars-spans", daemon=True).start()
+            call_at_end(at_end)
 
-    def flush(self, seconds: float) -> bool:
-        """Have everything exported that has ended, and wait up to *seconds* for it; whether that was enough.
+    def wait_for(self, job: Callable[[], object], seconds: float) -> bool:
+        """Have *job* done, and wait up to *seconds* for it; whether that was enough.
 
-        A signal handler may call it: what it waits for is another thread.
+        A signal handler may call it: what may be locked in the thread that it has interrupted, another waits for.
         """
         if not self.processors:
             return True
         done = threading.Event()
-        self._wanted.put(done)
+        self._jobs.put((job, done))
         return done.wait(seconds)
 
-    def _flush(self) -> None:
+    def _work(self) -> None:
         while True:
-            done = self._wanted.get()
-            for processor in self.processors:
-                with suppress(Exception):
-                    processor.force_flush()
+            job, done = self._jobs.get()
+            with suppress(Exception):
+                job()
             done.set()
 
 
@@ -134,19 +133,21 @@ class Exporting:
     """A span processor that hands sampled spans to batch processors that each process makes for itself, with *make*.
 
     Made by `begin`, else when the first span ends: so a master that only forks has no thread and no connection.
+    *provider* is what is flushed and shut down when a process ends, with all that others have added to it.
     """
 
-    def __init__(self, make: Callable[[], Sequence[Any]]) -> None:
+    def __init__(self, provider: Any, make: Callable[[], Sequence[Any]]) -> None:
+        self._provider = provider
         self._make = make
         self._every: dict[int, _Own] = {}
         self._own: _Own | None = None
         self._ended = False
-        atexit.register(self.end)
+        atexit.register(self._at_end, provider.shutdown)
 
     def begin(self) -> None:
         """Make what exports in this process. Raises what *make* raises."""
         own = self._every.setdefault(os.getpid(), _Own())  # one for all threads
-        own.begin(self._make, self.end)
+        own.begin(self._make, partial(self._at_end, self._provider.force_flush))
         self._own = own
 
     def on_start(self, span: Any, parent_context: Any = None) -> None:
@@ -167,25 +168,28 @@ class Exporting:
         for processor in self._own.processors if self._own is not None else ():
             processor.on_end(span)
 
-    def end(self) -> None:
-        """Wait, but not long, until the spans of this process are exported; more may come. Never raises."""
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        flushed = [processor.force_flush(timeout_millis) for processor in self._processors_here()]
+        return all(flushed)
+
+    def shutdown(self) -> None:
+        self._ended = True
+        for processor in self._processors_here():
+            processor.shutdown()
+
+    def _processors_here(self) -> Sequence[Any]:
         own = self._every.get(os.getpid())
-        if own is not None and not self._ended and not own.flush(TO_END):
+        return own.processors if own is not None else ()
+
+    def _at_end(self, job: Callable[[], object]) -> None:
+        """Wait, but not long, until *job* has brought the spans of this process out. Never raises."""
+        own = self._every.get(os.getpid())
+        if own is not None and not self._ended and not own.wait_for(job, TO_END):
             faults.say(
                 logging.WARNING,
                 "the last spans were not taken within %.0f s, and are lost: is what they are sent to running?",
                 TO_END,
             )
-
-    def force_flush(self, timeout_millis: int = 30000) -> bool:
-        own = self._every.get(os.getpid())
-        return own is None or own.flush(timeout_millis / 1000)
-
-    def shutdown(self) -> None:
-        self._ended = True
-        own = self._every.get(os.getpid())
-        for processor in own.processors if own is not None else ():
-            processor.shutdown()
 
 
 def call_at_end(callback: Callable[[], None]) -> None:
