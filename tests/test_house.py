@@ -55,7 +55,7 @@ PUBLIC: Final = {
 }
 
 # Modules that users import by name, with a public contract of their own.
-PUBLIC_MODULES: Final = {"django", "tracing"}
+PUBLIC_MODULES: Final = {"django", "logs", "tracing"}
 
 FILES: Final = {str(path.relative_to(ROOT)): path for path in sorted(ROOT.rglob("*.py"))}
 MODULES: Final = [name for name in FILES if name != "__init__.py"]

@@ -6,6 +6,7 @@ STOCK_URL=http://127.0.0.1:8001 uvicorn exemplars.demo.front:app
 """
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,9 +19,11 @@ from opentelemetry import trace
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 
 from exemplars import instrument, tracing
-from exemplars.demo import spans
+from exemplars.demo import logs, spans
 
 spans.show(tracing.configure(ratio=1.0))  # all of them: the Collector samples
+logs.configure()
+log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 HTTPXClientInstrumentor().instrument()
 numbers = count(1)  # of orders
@@ -36,7 +39,9 @@ class Service:
         """Its answer. A refusal of its is ours too; what breaks there raises ``httpx.HTTPStatusError`` here."""
         response = await self._client.request(method, path, json=json)
         if response.status_code in (402, 404, 409):
-            raise HTTPException(response.status_code, response.json()["detail"])
+            detail = response.json()["detail"]
+            log.info("refused: %s", detail, extra={"status": response.status_code})
+            raise HTTPException(response.status_code, detail)
         return response.raise_for_status().json()
 
 
@@ -81,6 +86,7 @@ products = APIRouter(prefix="/products")
 @products.get("/{product}")
 async def show(product: str, stock: TheStock) -> dict[str, Any]:
     found = await stock.ask("GET", f"/stock/{product}")
+    log.info("showed %s", product, extra={"product": product, "left": found["left"]})
     return {"product": product, "available": found["left"] != 0}
 
 
@@ -91,14 +97,18 @@ async def order(product: str, pieces: int, stock: TheStock, payment: ThePayment)
         number = next(numbers)
         bill = {"order": f"{product}-{number}", "customer": f"customer-{number % 300}", "amount": 20 * pieces}
         reservation |= await payment.ask("POST", "/payments", bill)
+    log.info("ordered: %d of %s", pieces, product, extra={"product": product, "pieces": pieces})
     return reservation
 
 
 @app.get("/search")
 async def search(words: str) -> dict[str, Any]:
+    asked = words.split()
     with tracer.start_as_current_span("rank"):
-        await asyncio.sleep(0.015 * len(words.split()))  # nobody thought of long questions
-    return {"found": words.split()}
+        await asyncio.sleep(0.015 * len(asked))  # nobody thought of long questions
+        level, how = (logging.WARNING, "slow") if len(asked) > 10 else (logging.INFO, "quick")
+        log.log(level, "a %s search, for %d words", how, len(asked), extra={"words": len(asked)})
+    return {"found": asked}
 
 
 @app.get("/reports/{year}")
@@ -107,6 +117,7 @@ async def report(year: int, stock: TheStock) -> dict[str, Any]:
     movements = [await stock.ask("GET", f"/movements/{month}") for month in quarters]  # one after the other
     with tracer.start_as_current_span("draw"):
         await asyncio.sleep(0.05)
+    log.info("drew the report of %d, from %d quarters", year, len(quarters), extra={"year": year})
     return {"year": year, "pieces": sum(movement["pieces"] for movement in movements)}
 
 

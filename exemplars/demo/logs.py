@@ -1,4 +1,8 @@
-"""The log of one service of the shop: on stderr for people and, if ``LOG_FILE`` names one, as JSON at the end of a file."""
+"""The log of one service of the shop.
+
+Warnings and worse go to stderr, for people; everything goes, as lines of JSON, to the end of the file that ``LOG_FILE``
+names, if it does.
+"""
 
 import logging
 import os
@@ -32,6 +36,7 @@ def configure() -> None:
     """Set up the log of this process: once, when its server has set up its own."""
     root = logging.getLogger()
     people = logging.StreamHandler()
+    people.setLevel(logging.WARNING)
     people.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s trace_id=%(trace_id)s"))
     people.addFilter(TraceContextFilter())
     root.addHandler(people)
