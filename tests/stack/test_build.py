@@ -17,6 +17,7 @@ from tests.stack import build
 
 GREETING: Final = 'package main\n\nfunc main() {\n\tprintln("good evening")\n}\n'
 PINNED: Final = [name for each in build.programs().values() if each.release for name in each.binaries]
+BUILDING: Final = 4 * PATIENCE  # the first build compiles the standard library too
 MAKER: Final = [sys.executable, "-m", "tests.stack.build"]
 
 
@@ -63,7 +64,7 @@ def test_two_builders_at_once_build_once(greeter: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
     logs = [tmp_path / f"{number}.log" for number in (1, 2)]
-    with (cache / "lock").open("w") as lock:
+    with (cache / "lock-greeter").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # so that both have found nothing built before either begins
         builders = []
         for log in logs:
@@ -74,13 +75,13 @@ def test_two_builders_at_once_build_once(greeter: Path, tmp_path: Path) -> None:
             "both to wait",
             lambda: [log.read_text() for log in logs],
         )
-    assert [builder.wait(PATIENCE) for builder in builders] == [0, 0], [log.read_text() for log in logs]
+    assert [builder.wait(BUILDING) for builder in builders] == [0, 0], [log.read_text() for log in logs]
 
     assert sum(log.read_text().count("greeter: building") for log in logs) == 1
     (binary,) = {log.read_text().splitlines()[-1] for log in logs}
     assert Path(binary) == build.read(greeter).place() / "greeter"
     assert subprocess.run([binary], capture_output=True, text=True, timeout=PATIENCE).stderr == "good evening\n"
-    assert {path.name for path in cache.iterdir()} == {"lock", build.read(greeter).place().name}
+    assert {path.name for path in cache.iterdir()} == {"lock-greeter", build.read(greeter).place().name}
 
 
 def test_what_is_built_is_not_built_again(greeter: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,7 +94,7 @@ def test_what_is_built_is_not_built_again(greeter: Path, capsys: pytest.CaptureF
 
 def test_what_a_killed_build_left_goes_with_the_next(greeter: Path, tmp_path: Path) -> None:
     program("go")
-    left = tmp_path / "cache" / ".building-killed"
+    left = tmp_path / "cache" / ".building-greeter-killed"
     left.mkdir(parents=True)
     (left / "greeter").write_text("half")
     build.build(build.read(greeter))
@@ -115,7 +116,7 @@ def test_a_directory_that_changes_while_it_is_copied_is_not_built(
     wanted = build.read(greeter)
     with pytest.raises(build.BuildError, match="greeter: its directory changed while it was copied"):
         build.build(wanted)
-    assert [path.name for path in build.cache().iterdir()] == ["lock"]
+    assert [path.name for path in build.cache().iterdir()] == ["lock-greeter"]
 
 
 def test_a_failing_build_shows_why_and_leaves_nothing(greeter: Path, tmp_path: Path) -> None:
@@ -123,12 +124,12 @@ def test_a_failing_build_shows_why_and_leaves_nothing(greeter: Path, tmp_path: P
     (greeter / "main.go").write_text(GREETING.replace("println(", "nowhere("))
     before = sorted(greeter.iterdir())
 
-    failed = subprocess.run([*MAKER, str(greeter)], capture_output=True, text=True, timeout=PATIENCE)
+    failed = subprocess.run([*MAKER, str(greeter)], capture_output=True, text=True, timeout=BUILDING)
 
     assert failed.returncode == 1
     assert failed.stderr.startswith("greeter: `go` failed with 1:")
     assert "main.go:4:2: undefined: nowhere" in failed.stderr
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["lock"]
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["lock-greeter"]
     assert sorted(greeter.iterdir()) == before
 
 
