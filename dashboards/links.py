@@ -1,4 +1,8 @@
-"""Links from a panel to the traces behind it, found by TraceQL in Grafana's Explore."""
+"""Links from a panel onward: to another dashboard, with time and variables kept, or to the traces behind it in Explore.
+
+Grafana puts the clicked point's value and labels in, and encodes them for a URL, not for the JSON that Explore's links
+are made of: there a route with a quote or a backslash in it, such as one of Django's regexes, has to be mended.
+"""
 
 import json
 import re
@@ -6,32 +10,64 @@ from typing import Final
 from urllib.parse import quote
 
 from grafana_foundation_sdk.builders.dashboard import DashboardLink
+from grafana_foundation_sdk.cog.builder import Builder
+from grafana_foundation_sdk.models import dashboard
+from grafana_foundation_sdk.models.dashboard import DashboardLinkType
 
 from exemplars import semconv
 
-# Grafana puts the clicked point's value and labels in. Labels of a series can't be encoded by Grafana: a route with a
-# quote or a backslash in it, such as one of Django's regexes, has to be mended in Explore.
-ROUTE: Final = f"span.{semconv.ROUTE.replace('_', '.')}"
-OF_SERIES: Final = f'{ROUTE} = "${{__field.labels.{semconv.ROUTE}}}"'
-OF_CELL: Final = f'{ROUTE} = "${{__value.raw:percentencode}}"'
+from . import traceql
+from .traceql import ROUTE, SERVICE
+
+Link = Builder[dashboard.DashboardLink]
+
+TAG: Final = "exemplars"
+OVERVIEW, ROUTES, PIPELINE, SLO = (f"{TAG}-{name}" for name in ("overview", "route", "pipeline", "slo"))
+
+# Of a clicked line, and of a clicked row of a table.
+LINE_JOB: Final = "${__field.labels.job:percentencode}"
+LINE_ROUTE: Final = f"${{__field.labels.{semconv.ROUTE}:percentencode}}"
+ROW_JOB: Final = "${__data.fields.job:percentencode}"
+ROW_ROUTE: Final = f"${{__data.fields.{semconv.ROUTE}:percentencode}}"
+
+CHOSEN: Final = (f"{SERVICE} =~ `${{job:pipe}}`",)
+CHOSEN_ROUTE: Final = (*CHOSEN, f"{ROUTE} =~ `${{route:percentencode}}`")  # where one can be chosen only
+OF_LINE: Final = (f"{SERVICE} = `{LINE_JOB}`", f"{ROUTE} = `{LINE_ROUTE}`")
+OF_ROW: Final = (f"{SERVICE} = `{ROW_JOB}`", f"{ROUTE} = `{ROW_ROUTE}`")
+FAILED: Final = traceql.FAILED
 SLOWER: Final = "duration >= ${__value.raw}s"
-FAILED: Final = "status = error"
 
 VARIABLE: Final = re.compile(r"(\$\{[^}]+\})")
 
 
-def traces(title: str, *conditions: str) -> DashboardLink:
-    """The server spans of the selected services in the shown time range that meet *conditions*.
-
-    A scrape job is taken to be named as its service.
-    """
-    selection = " && ".join(('resource.service.name =~ "${job:pipe}"', "kind = server", *conditions))
+def traces(title: str, *conditions: str) -> Link:
+    """The server spans in the shown time range that meet *conditions*, in Explore."""
     pane = {
         "datasource": "${tempo_datasource}",
-        "queries": [{"refId": "A", "queryType": "traceql", "query": f"{{ {selection} }}", "limit": 20}],
+        "queries": [
+            {"refId": "A", "queryType": "traceql", "query": traceql.spans(*conditions), "limit": traceql.LIMIT}
+        ],
         "range": {"from": "${__from}", "to": "${__to}"},
     }
     # Grafana replaces variables in the link as it stands, so all but them is encoded.
     parts = VARIABLE.split(json.dumps({"traces": pane}, separators=(",", ":")))
     panes = "".join(part if VARIABLE.fullmatch(part) else quote(part, safe="") for part in parts)
     return DashboardLink(title).url(f"/explore?schemaVersion=1&panes={panes}").target_blank(True)
+
+
+def board(title: str, uid: str, *kept: str, **chosen: str) -> Link:
+    """Another dashboard at the same time: with the variables *kept* as they are, and *chosen* ones as given."""
+    variables = [f"${{{name}:queryparam}}" for name in ("prometheus_datasource", *kept)]
+    variables += [f"var-{name}={value}" for name, value in chosen.items()]
+    return DashboardLink(title).url("&".join((f"/d/{uid}?${{__url_time_range}}", *variables)))
+
+
+def route(title: str, job: str, name: str) -> Link:
+    """The dashboard of one route of one service."""
+    return board(title, ROUTES, "tempo_datasource", job=job, route=name)
+
+
+def boards() -> Link:
+    """At the top of every dashboard: the others, with time and variables kept."""
+    link = DashboardLink("Exemplars").type(DashboardLinkType.DASHBOARDS).tags([TAG])
+    return link.keep_time(True).include_vars(True)

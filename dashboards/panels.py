@@ -1,9 +1,10 @@
 """The kinds of panels: one look for all dashboards."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from grafana_foundation_sdk.builders import common as viz
-from grafana_foundation_sdk.builders import dashboard, heatmap, prometheus, stat, table, timeseries
+from grafana_foundation_sdk.builders import dashboard, heatmap, logs, loki, prometheus, stat, table, tempo, timeseries
 from grafana_foundation_sdk.models import common, units
 from grafana_foundation_sdk.models.dashboard import (
     DataTransformerConfig,
@@ -13,12 +14,14 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 from grafana_foundation_sdk.models.heatmap import HeatmapColorMode, HeatmapColorScale
 
+from . import logql, traceql
 from .promql import DATASOURCE
 
-Panel = stat.Panel | timeseries.Panel | heatmap.Panel | table.Panel
+Panel = stat.Panel | timeseries.Panel | heatmap.Panel | table.Panel | logs.Panel
 Column = tuple[str, prometheus.Dataquery]  # its unit and its query
 
 GREEN, YELLOW, ORANGE, RED, BLUE, GREY = "green", "yellow", "orange", "red", "blue", "#8e8e8e"
+LINE: Final = common.GraphThresholdsStyleMode.LINE
 DOTS: Final = "rgba(255, 0, 255, 0.8)"
 
 
@@ -32,8 +35,10 @@ def fixed(color: str) -> list[DynamicConfigValue]:
     return [DynamicConfigValue("color", {"mode": "fixed", "fixedColor": color})]
 
 
-def figure(title: str, description: str, unit: str, target: prometheus.Dataquery) -> stat.Panel:
-    """The newest value, and faintly behind it how it came there. A quarter wide."""
+def figure(
+    title: str, description: str, unit: str, target: prometheus.Dataquery, *, absent: str = "no requests"
+) -> stat.Panel:
+    """The newest value, and faintly behind it how it came there; *absent* where there is none. A quarter wide."""
     return (
         stat.Panel()
         .title(title)
@@ -41,7 +46,7 @@ def figure(title: str, description: str, unit: str, target: prometheus.Dataquery
         .datasource(DATASOURCE)
         .unit(unit)
         .min(0)
-        .no_value("no requests")
+        .no_value(absent)
         .span(6)
         .height(4)
         .graph_mode(common.BigValueGraphMode.AREA)
@@ -106,12 +111,12 @@ def squares(title: str, description: str, target: prometheus.Dataquery) -> heatm
     )
 
 
-def listing(title: str, description: str, key: tuple[str, str], **columns: Column) -> table.Panel:
-    """A row for each value of a label: *key* is the column's name and the label. Half wide.
+def listing(title: str, description: str, keys: Mapping[str, str], **columns: Column) -> table.Panel:
+    """A row for each combination of labels: *keys* are the columns' names by label. Half wide.
 
     The columns' queries have the refs A, B, C and so on, in this order: Grafana names their values by them.
     """
-    fields = {key[1]: key[0]} | {f"Value #{ref}": name for ref, name in zip("ABCDEFGH", columns, strict=False)}
+    fields = {**keys, **{f"Value #{ref}": name for ref, name in zip("ABCDEFGH", columns, strict=False)}}
     panel = (
         table.Panel()
         .title(title)
@@ -136,3 +141,37 @@ def listing(title: str, description: str, key: tuple[str, str], **columns: Colum
     for name, (unit, _) in columns.items():
         panel = panel.override_by_name(name, [DynamicConfigValue("unit", unit)])
     return panel
+
+
+def found(title: str, description: str, target: tempo.Dataquery) -> table.Panel:
+    """Traces that Tempo finds: a row each, the id a link to the trace, the slowest first. Half wide."""
+    return (
+        table.Panel()
+        .title(title)
+        .description(description)
+        .datasource(traceql.DATASOURCE)
+        .unit(units.Milliseconds)  # of the one number that there is, as Tempo gives it
+        .no_value("no such trace")
+        .span(12)
+        .height(9)
+        .with_target(target)
+        .sort_by([viz.TableSortByFieldState().display_name("Duration").desc(True)])
+    )
+
+
+def log(title: str, description: str, target: loki.Dataquery) -> logs.Panel:
+    """Lines, the newest first. The whole width."""
+    return (
+        logs.Panel()
+        .title(title)
+        .description(description)
+        .datasource(logql.DATASOURCE)
+        .unit(units.Short)
+        .span(24)
+        .height(10)
+        .show_time(True)
+        .wrap_log_message(True)
+        .enable_log_details(True)
+        .sort_order(common.LogsSortOrder.DESCENDING)
+        .with_target(target)
+    )

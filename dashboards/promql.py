@@ -27,17 +27,23 @@ REQUESTS: Final = f'{JOB}, {semconv.ROUTE}=~"$route"'
 # A failure is a 5xx, an exception or an incomplete response; a client that leaves is none. Our error_type tells in each
 # of these cases; not every SDK of other languages adds it to a 5xx, hence the second selector.
 LEFT: Final = f"{semconv.CANCELLED}|{semconv.CLIENT_DISCONNECTED}"
-FAILED: Final = f'{REQUESTS}, {semconv.ERROR_TYPE}!~"|{LEFT}"'
-FAILED_BY_STATUS: Final = f'{REQUESTS}, {semconv.STATUS}=~"5..", {semconv.ERROR_TYPE}!~"{LEFT}"'
+
+
+def failed(matchers: str = REQUESTS) -> str:
+    return f'{matchers}, {semconv.ERROR_TYPE}!~"|{LEFT}"'
+
+
+def failed_by_status(matchers: str = REQUESTS) -> str:
+    return f'{matchers}, {semconv.STATUS}=~"5..", {semconv.ERROR_TYPE}!~"{LEFT}"'
 
 
 def rate(metric: str, matchers: str = REQUESTS, *, over: str = STEP) -> str:
     return f"rate({metric}{{{matchers}}}[{over}])"
 
 
-def failures(metric: str, *, over: str = STEP) -> str:
+def failures(metric: str, matchers: str = REQUESTS, *, over: str = STEP) -> str:
     """Failed requests, per second, to be summed. Both sides keep all labels, so what is in both is taken once."""
-    return f"{rate(metric, FAILED, over=over)} or {rate(metric, FAILED_BY_STATUS, over=over)}"
+    return f"{rate(metric, failed(matchers), over=over)} or {rate(metric, failed_by_status(matchers), over=over)}"
 
 
 def total(series: str, *labels: str) -> str:

@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -47,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 
     dashboards = commands.add_parser("dashboards", help="write the Grafana dashboards into a directory")
     dashboards.add_argument("--output", type=Path, required=True, metavar="DIR", help="made where it does not exist")
+    dashboards.add_argument("--force", action="store_true", help="overwrite files that differ")
     dashboards.set_defaults(command=_dashboards)
     return parser
 
@@ -78,13 +78,38 @@ def _dashboards(arguments: argparse.Namespace) -> int:
     try:
         if not files:
             raise FileNotFoundError(f"no dashboard beside {here}: install the package again")
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        for file in files:
-            print(shutil.copyfile(file, arguments.output / file.name))
+        written = _copied(files, arguments.output, arguments.force)
     except OSError as error:
         print(f"exemplars dashboards: {error}", file=sys.stderr)
         return 1
+    for file, what in written.items():
+        print(f"{file}: {what}")
     return 0
+
+
+def _copied(files: Sequence[Path], directory: Path, force: bool) -> dict[Path, str]:
+    """Copy *files* into *directory*, which is made where it is missing, and return what was done to each.
+
+    Raises `FileExistsError`, before anything is written, when a file there differs, unless *force*; `OSError` for what
+    cannot be read or written.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    done: dict[Path, str] = {}
+    for file in files:
+        target = directory / file.name
+        if not target.exists():
+            done[target] = "written"
+        elif target.read_bytes() == file.read_bytes():
+            done[target] = "is so already"
+        else:
+            done[target] = "overwritten"
+    if not force and (differing := [str(target) for target, what in done.items() if what == "overwritten"]):
+        others = f"{', '.join(differing)} would be overwritten, and differs"
+        raise FileExistsError(f"{others}: give another --output, or --force to lose what is there")
+    for file, (target, what) in zip(files, done.items(), strict=True):
+        if what != "is so already":
+            target.write_bytes(file.read_bytes())
+    return done
 
 
 def _number_in(low: float, high: float, kind: type[int] | type[float]) -> Callable[[str], float]:

@@ -26,20 +26,43 @@ def test_version_is_that_of_the_installed_package(capsys: pytest.CaptureFixture[
 
 
 def test_dashboards_are_written_as_they_are_shipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Into a directory made for them, over what was there before; each is named on a line."""
+    """Into a directory made for them; each is named on a line, with what was done to it."""
     output = tmp_path / "made" / "for them"
-    for _ in range(2):
+    for what in ("written", "is so already"):
         assert main(["dashboards", "--output", str(output)]) == 0
-        assert capsys.readouterr().out.splitlines() == [str(output / name) for name in sorted(DASHBOARDS)]
+        assert capsys.readouterr().out.splitlines() == [f"{output / name}: {what}" for name in sorted(DASHBOARDS)]
         assert {file.name: file.read_bytes() for file in output.iterdir()} == DASHBOARDS
-        (output / "overview.json").write_text("old")
 
 
-def test_dashboards_say_what_kept_them_from_being_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "file"
-    file.write_text("")
-    assert main(["dashboards", "--output", str(file)]) == 1
-    assert str(file) in capsys.readouterr().err
+def test_a_dashboard_that_differs_is_overwritten_only_by_force(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without it nothing is written at all, and the file is named; other files there are nobody's business."""
+    mine, other = tmp_path / "overview.json", tmp_path / "other.json"
+    for file in (mine, other):
+        file.write_text("mine")
+    assert main(["dashboards", "--output", str(tmp_path)]) == 1
+    message = capsys.readouterr()
+    assert message.out == "" and str(mine) in message.err and "--force" in message.err
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {mine.name: "mine", other.name: "mine"}
+
+    assert main(["dashboards", "--output", str(tmp_path), "--force"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{mine}: overwritten" in lines and sum(line.endswith(": written") for line in lines) == len(DASHBOARDS) - 1
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {**DASHBOARDS, other.name: b"mine"}
+
+
+@pytest.mark.parametrize("place", ["file", "file/below it", "directory"])
+def test_dashboards_say_what_kept_them_from_being_written(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file in the directory's place or above it, a directory in a dashboard's."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "directory" / "overview.json").mkdir(parents=True)
+    assert main(["dashboards", "--output", str(tmp_path / place)]) == 1
+    message = capsys.readouterr()
+    assert message.out == "" and str(tmp_path) in message.err
+    assert (tmp_path / "file").read_text() == "" and len(list(tmp_path.rglob("*.json"))) == 1
 
 
 @pytest.mark.parametrize(
