@@ -324,6 +324,11 @@ def logged(shop: Shop, service: str, trace_id: str) -> list[dict[str, str]]:
     return [line for line in lines if line.get("trace_id") == trace_id]
 
 
+def test_a_full_disk_costs_lines_of_the_log_and_no_order(tmp_path: Path) -> None:
+    with running(tmp_path, LOG_FILE="/dev/full") as shop:
+        shop.spans(paid(shop), set(SERVICES))
+
+
 def test_the_last_spans_are_sent_when_a_service_is_told_to_end(tmp_path: Path) -> None:
     with running(tmp_path, OTEL_BSP_SCHEDULE_DELAY="3600000") as shop:
         trace_id = paid(shop)
