@@ -6,9 +6,12 @@ import json
 import logging
 import logging.config
 import logging.handlers
+import os
 import queue
 import re
+import subprocess
 import sys
+import textwrap
 import threading
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -39,7 +42,7 @@ from tests.apps import logged
 from tests.drivers import make_environ, make_scope, run_asgi, run_wsgi
 from tests.measured import Faults
 from tests.otel import Spans, global_spans
-from tests.programs import eventually, fetch, serving
+from tests.programs import PACKAGES, PATIENCE, eventually, fetch, serving
 
 
 class Kept(logging.Handler):
@@ -677,6 +680,55 @@ def test_structlog_formats_records_of_logging_with_their_ids() -> None:
         assert json.loads(formatter().format(made)) == {"event": "hello"}
 
 
+# Its page of the documents
+
+DOCUMENT: Final = (Path(__file__).resolve().parent.parent / "docs" / "logs.md").read_text()
+SNIPPETS: Final = [
+    textwrap.dedent(snippet) for snippet in re.findall(r"^ *```python\n(.*?)^ *```", DOCUMENT, re.M | re.S)
+]
+IN_A_SPAN: Final = """
+from opentelemetry import trace
+
+context = trace.SpanContext(0x655E8CB3892059E17A55D0596E76836F, 0x33D2850606EF22F5, False, trace.TraceFlags(1))
+with trace.use_span(trace.NonRecordingSpan(context)):
+"""
+
+
+@pytest.mark.parametrize("number", range(len(SNIPPETS)))
+def test_an_example_runs_unedited_and_its_lines_have_ids(tmp_path: Path, number: int) -> None:
+    snippet = SNIPPETS[number]
+    if "logconfig_dict" in snippet:
+        snippet += "logging.config.dictConfig(logconfig_dict)\nlogging.getLogger('gunicorn.access').info('hello')\n"
+        snippet = "import logging.config\n" + snippet
+    if "Flask" in snippet:
+        snippet = (
+            "import logging\nlogging.basicConfig(level='INFO', format='%(message)s 655e8cb3892059e17a55d0596e76836f')\n"
+            + snippet
+        )
+        snippet += "app.test_client().get('/')\n"
+    script = tmp_path / "example.py"
+    script.write_text(IN_A_SPAN + textwrap.indent(snippet, "    "))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(script)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env={"PYTHONPATH": os.pathsep.join(PACKAGES)},
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = (done.stdout + done.stderr).splitlines()
+    assert "655e8cb3892059e17a55d0596e76836f" in line
+    if line.startswith("{"):
+        assert parse(line)["span_id"] == "33d2850606ef22f5"
+
+
+def test_the_line_that_is_shown_is_one_of_ours() -> None:
+    (shown,) = re.findall(r"^```json\n(.*?)\n```", DOCUMENT, re.M)
+    made = record("only %d left", 2, created=1_794_000_000.25, levelname="WARNING", name="shop.orders", product="lamp")
+    made.__dict__ |= of(parse(shown))
+    assert JSONFormatter(service_name="shop").format(made) == shown
+
+
 # Servers
 
 
@@ -707,6 +759,16 @@ SERVERS: Final = {
         (*UVICORN[:-1], "--log-config=log.ini", "tests.apps.logged:fastapi"),
         ("shop access", "uvicorn.error access", "access"),
     ),
+    "hypercorn": (
+        (
+            "hypercorn",
+            "--bind=127.0.0.1:0",
+            "--log-config=json:log.json",
+            "--access-logfile=-",
+            "tests.apps.logged:fastapi()",
+        ),
+        ("shop access", "hypercorn.error access", "access"),
+    ),
     "uvicorn-django": ((*UVICORN, "tests.apps.logged:django_asgi"), DJANGOS),
     "gunicorn": ((*GUNICORN, "tests.apps.logged:flask()"), ("shop access", "shop access", "access")),
     "gunicorn-threads": (
@@ -734,7 +796,7 @@ def test_every_line_of_a_server_is_json_and_has_the_ids_of_the_request_it_is_abo
     log, spans = tmp_path / "server.log", tmp_path / "spans"
 
     def access_line(path: str) -> dict[str, Any] | None:
-        found = [line for line in map(parse, whole_lines(log)) if f'"GET {path} HTTP/1.1"' in line["message"]]
+        found = [line for line in map(parse, whole_lines(log)) if f'"GET {path} ' in line["message"]]
         return found[0] if found else None
 
     with serving("server", arguments, tmp_path, SPANS=str(spans), OTEL_SERVICE_NAME="shop") as url:
@@ -751,9 +813,7 @@ def test_every_line_of_a_server_is_json_and_has_the_ids_of_the_request_it_is_abo
     for path, loggers in zip(paths, wanted, strict=True):
         span = by_route[path if path != "/nothing" else "/"]
         of_it = [line for line in lines if line.get("trace_id") == span["trace_id"]]
-        names = {
-            line["logger"].replace("uvicorn.access", "access").replace("gunicorn.access", "access") for line in of_it
-        }
+        names = {re.sub(r"\w+\.access", "access", line["logger"]) for line in of_it}
         assert names - {"exemplars"} == set(loggers.split()), of_it
         access = access_line(path)
         assert access is not None and access["span_id"] == span["span_id"]

@@ -20,8 +20,12 @@ CONFIG: Final[dict[str, Any]] = {
         }
     },
     "root": {"level": "INFO", "handlers": ["lines"]},
-    # gunicorn's loggers hand nothing on, and uvicorn's worker under gunicorn takes over what handles them.
-    "loggers": {name: {"level": "INFO", "handlers": ["lines"]} for name in ("gunicorn.error", "gunicorn.access")},
+    # Loggers of servers that have handlers of their own; uvicorn's worker under gunicorn takes over those of gunicorn.
+    "loggers": {
+        f"{server}.{logger}": {"level": "INFO", "handlers": ["lines"], "propagate": False}
+        for server in ("gunicorn", "hypercorn")
+        for logger in ("error", "access")
+    },
 }
 
 log = logging.getLogger("shop")
