@@ -824,5 +824,80 @@ def test_every_line_of_a_server_is_json_and_has_the_ids_of_the_request_it_is_abo
     assert of(listening) == {}
 
 
+# The shop
+
+
+def test_the_shop_logs_what_is_worth_reading_with_the_ids_of_one_trace_in_all_services(tmp_path: Path) -> None:
+    """Several workers append to one file; what people read on stderr stays as it was."""
+    lines_file = tmp_path / "shop.jsonl"
+    common = {"LOG_FILE": str(lines_file), "OTEL_TRACES_EXPORTER": "none", "PATH": os.environ["PATH"]}
+    stock = ("gunicorn", "--config=python:exemplars.demo.gunicorn_conf", "--bind=127.0.0.1:0", "--workers=2")
+    front = ("uvicorn", "--port=0", "--workers=2", "--no-access-log")
+
+    def logged_about(*words: str) -> list[dict[str, Any]]:
+        return [line for line in map(parse, whole_lines(lines_file)) if all(word in line["message"] for word in words)]
+
+    with (
+        serving("stock", (*stock, "exemplars.demo.stock:app"), tmp_path, OTEL_SERVICE_NAME="stock", **common) as url,
+        serving(
+            "front", (*front, "exemplars.demo.front:app"), tmp_path, OTEL_SERVICE_NAME="front", STOCK_URL=url, **common
+        ) as front_url,
+    ):
+        port = int(urlsplit(front_url).port or 0)
+        eventually(lambda: logged_about("Application startup complete"), "a worker that listens")
+        assert fetch(port, "/products/wardrobe/orders?pieces=5", "POST")[0] == 409
+        assert fetch(port, "/products/mirror/orders?pieces=1", "POST")[0] == 500
+        assert fetch(port, "/products/unicorn")[0] == 404
+        assert fetch(port, f"/search?words={'+'.join(['red'] * 12)}")[0] == 200
+        many = [threading.Thread(target=fetch, args=(port, "/products/kettle")) for _ in range(40)]
+        for thread in many:
+            thread.start()
+        for thread in many:
+            thread.join(PATIENCE)
+        eventually(lambda: logged_about("Exception in ASGI application"), "the failure to be logged")
+
+    (refused,) = logged_about("an order is refused")
+    assert (refused["level"], refused["service.name"], refused["product"]) == ("WARNING", "stock", "wardrobe")
+    (passed_on,) = logged_about("refused: fewer than 5 of")
+    assert (passed_on["service.name"], passed_on["trace_id"]) == ("front", refused["trace_id"])
+    assert passed_on["span_id"] != refused["span_id"]
+
+    (failed,) = logged_about("Exception on /stock/mirror/reservations")
+    (ended,) = logged_about("Exception in ASGI application")
+    assert (failed["exception.type"], failed["service.name"]) == ("TypeError", "stock")
+    assert (ended["exception.type"], ended["service.name"]) == ("httpx.HTTPStatusError", "front")
+    assert failed["trace_id"] == ended["trace_id"] != refused["trace_id"]
+
+    (slow,) = logged_about("slow search")
+    assert (slow["level"], slow["words"]) == ("WARNING", 12) and "trace_id" in slow
+    looked_up, showed = logged_about("looked up kettle"), logged_about("showed kettle")
+    assert len({line["trace_id"] for line in looked_up}) == 40
+    assert sorted(line["trace_id"] for line in looked_up) == sorted(line["trace_id"] for line in showed)
+
+    for_people = (tmp_path / "stock.log").read_text()
+    (line,) = [line for line in for_people.splitlines() if "an order is refused" in line]
+    assert line.endswith(f"trace_id={refused['trace_id']}")
+    assert "looked up" not in for_people
+
+
+def test_lines_of_several_processes_stay_whole(tmp_path: Path) -> None:
+    """Also long ones, and where the file is emptied meanwhile."""
+    lines_file = tmp_path / "lines"
+    script = (
+        "import logging, sys; from exemplars.demo import logs; logs.configure()\n"
+        "for _ in range(200): logging.getLogger('exemplars.demo').info(sys.argv[1] * 20_000)"
+    )
+    environment = {"PYTHONPATH": os.pathsep.join(PACKAGES), "LOG_FILE": str(lines_file)}
+    writers = [subprocess.Popen([sys.executable, "-c", script, name], env=environment) for name in "abc"]
+    assert [writer.wait(PATIENCE) for writer in writers] == [0, 0, 0]
+    found = [parse(line) for line in whole_lines(lines_file)]
+    assert {line["message"] for line in found} == {name * 20_000 for name in "abc"}
+    assert [sum(line["message"][0] == name for line in found) for name in "abc"] == [200, 200, 200]
+
+    os.truncate(lines_file, 0)
+    assert subprocess.run([sys.executable, "-c", script, "d"], env=environment, timeout=PATIENCE).returncode == 0
+    assert len(whole_lines(lines_file)) == 200
+
+
 def whole_lines(file: Path) -> list[str]:
     return file.read_text().split("\n")[:-1] if file.exists() else []
