@@ -138,7 +138,9 @@ func newRisk(address string) (*risk, error) {
 	if err != nil || base.Host == "" {
 		return nil, fmt.Errorf("RISK_URL is %q, which is no URL like http://risk:8000", address)
 	}
-	client := &http.Client{Transport: otelhttp.NewTransport(http.DefaultTransport), Timeout: 3 * time.Second}
+	kept := http.DefaultTransport.(*http.Transport).Clone()
+	kept.MaxIdleConnsPerHost = kept.MaxIdleConns // by default two, and a new connection for whoever comes third
+	client := &http.Client{Transport: otelhttp.NewTransport(kept), Timeout: 3 * time.Second}
 	return &risk{base: base, client: client}, nil
 }
 
