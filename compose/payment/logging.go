@@ -21,11 +21,14 @@ func configureLog(service string) error {
 		output = io.MultiWriter(os.Stderr, file) // open until the process ends
 	}
 	lines := slog.NewJSONHandler(output, &slog.HandlerOptions{ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
-		if len(groups) == 0 && a.Key == slog.TimeKey {
+		switch {
+		case len(groups) > 0:
+		case a.Key == slog.TimeKey:
 			a.Key = "timestamp"
-		}
-		if len(groups) == 0 && a.Key == slog.MessageKey {
+		case a.Key == slog.MessageKey:
 			a.Key = "message"
+		case a.Key == slog.LevelKey && a.Value.Any() == slog.LevelWarn:
+			a.Value = slog.StringValue("WARNING") // as Python's services spell it
 		}
 		return a
 	}})

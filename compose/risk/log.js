@@ -30,6 +30,6 @@ function write(level, message) {
 
 module.exports = {
   info: (message) => write('INFO', message),
-  warn: (message) => write('WARN', message),
+  warn: (message) => write('WARNING', message),
   error: (message) => write('ERROR', message),
 };

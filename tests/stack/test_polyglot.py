@@ -177,11 +177,16 @@ def test_every_ending_of_a_payment_is_counted_as_what_it_was(shop: Shop) -> None
         ("POST", "/payments", str(status), "http", errors.get(status, "")): statuses.count(status)
         for status in set(statuses)
     }
-    for status, error in ((500, "panic: "), (502, "acquirer: no answer")):
+    for status, level, said in (
+        (402, "WARNING", "card declined"),
+        (500, "ERROR", "panic: "),
+        (502, "ERROR", "acquirer: "),
+    ):
         trace_id = next(trace_id for got, trace_id in sent if got == status)
         spans = shop.spans(trace_id, {"payment", "risk"})
-        assert next(span for span in spans if span.name == "POST /payments").failed
-        assert any(line["message"].startswith(error) for line in logged(shop, "payment", trace_id))
+        assert next(span for span in spans if span.name == "POST /payments").failed is (status >= 500)
+        (line,) = logged(shop, "payment", trace_id)
+        assert (line["level"], line["message"][: len(said)]) == (level, said)
 
 
 def settled(shop: Shop, service: str, requests: float) -> str:
