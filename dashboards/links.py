@@ -1,7 +1,7 @@
 """Links from a panel onward: to another dashboard, with time and variables kept, or to the traces behind it in Explore.
 
-Grafana puts the clicked point's value and labels in, and encodes them for a URL, not for the JSON that Explore's links
-are made of: there a route with a quote or a backslash in it, such as one of Django's regexes, has to be mended.
+Grafana puts the clicked point's value and labels in, and encodes them for a URL, not for the JSON and the regular
+expressions that Explore's links are made of: a route that is one itself, as Django's may be, has to be mended there.
 """
 
 import json
@@ -17,7 +17,7 @@ from grafana_foundation_sdk.models.dashboard import DashboardLinkType
 from exemplars import semconv
 
 from . import traceql
-from .traceql import ROUTE, SERVICE
+from .traceql import SERVICE
 
 Link = Builder[dashboard.DashboardLink]
 
@@ -31,9 +31,9 @@ ROW_JOB: Final = "${__data.fields.job:percentencode}"
 ROW_ROUTE: Final = f"${{__data.fields.{semconv.ROUTE}:percentencode}}"
 
 CHOSEN: Final = (f"{SERVICE} =~ `${{job:pipe}}`",)
-CHOSEN_ROUTE: Final = (*CHOSEN, f"{ROUTE} =~ `${{route:percentencode}}`")  # where one can be chosen only
-OF_LINE: Final = (f"{SERVICE} = `{LINE_JOB}`", f"{ROUTE} = `{LINE_ROUTE}`")
-OF_ROW: Final = (f"{SERVICE} = `{ROW_JOB}`", f"{ROUTE} = `{ROW_ROUTE}`")
+CHOSEN_ROUTE: Final = (*CHOSEN, traceql.of_route("${route:percentencode}"))  # where one can be chosen only
+OF_LINE: Final = (f"{SERVICE} = `{LINE_JOB}`", traceql.of_route(LINE_ROUTE))
+OF_ROW: Final = (f"{SERVICE} = `{ROW_JOB}`", traceql.of_route(ROW_ROUTE))
 FAILED: Final = traceql.FAILED
 SLOWER: Final = "duration >= ${__value.raw}s"
 

@@ -16,16 +16,22 @@ STORED: Final = f"{TSDB}_exemplars_in_storage{{{SERVER}}}"
 ROOM: Final = f"{TSDB}_max_exemplars{{{SERVER}}}"
 # The time of the oldest exemplar, in spite of its name; 0 while there is none.
 OLDEST: Final = f"{TSDB}_last_exemplars_timestamp_seconds{{{SERVER}}}"
+WAITING: Final = f"otelcol_processor_tail_sampling_sampling_traces_on_memory{{{COLLECTOR}}}"
+SAMPLING: Final = "processor_tail_sampling"
 MARK_POLICY: Final = 'policy=~"(.*[.])?exemplar", decision="sampled"'
 
 NO_PROMETHEUS: Final = "Prometheus does not scrape itself"
 NO_COLLECTOR: Final = "no Collector is scraped"
 
 
-def collectors(name: str, matchers: str = "") -> str:
-    """A counter of the Collector's, which ends in `_total` or not, as its `without_type_suffix` says."""
-    named = f'__name__=~"otelcol_{name}(_total)?"'
-    return f"rate({{{', '.join(filter(None, (named, COLLECTOR, matchers)))}}}[{STEP}])"
+def collectors(name: str, *labels: str, where: str = "") -> str:
+    """A counter of the Collector's, per second, which ends in `_total` or not, as its `without_type_suffix` says.
+
+    Zero where the Collector has not counted any yet, as it shows nothing before it has.
+    """
+    named = f'__name__=~"otelcol_({name})(_total)?"'
+    counted = total(f"rate({{{', '.join(filter(None, (named, COLLECTOR, where)))}}}[{STEP}])", *labels)
+    return counted if labels else f"{counted} or 0 * sum({WAITING})"
 
 
 def happened(metric: str, matchers: str) -> str:
@@ -208,14 +214,13 @@ def out_of_order() -> timeseries.Panel:
 
 
 def decisions() -> timeseries.Panel:
-    name = "processor_tail_sampling_global_count_traces_sampled"
     return (
         panels.stacked(
             "Decisions on traces",
             "Traces a second that tail sampling kept, and let go. All let go: no policy matches. All kept: you pay for "
             "a sampling that does not sample. Empty: no Collector with tail sampling is scraped.",
             units.OpsPerSecond,
-            query(total(collectors(name), "decision"), legend("decision")),
+            query(collectors(f"{SAMPLING}_global_count_traces_sampled", "decision"), legend("decision")),
         )
         .no_value(NO_COLLECTOR)
         .override_by_name("sampled", fixed(GREEN))
@@ -225,20 +230,18 @@ def decisions() -> timeseries.Panel:
 
 
 def kept_by_policy() -> timeseries.Panel:
+    kept = collectors(f"{SAMPLING}_count_traces_sampled", "policy", where='decision="sampled"')
     return panels.lines(
         "Kept, by policy",
         "Traces a second that each policy wanted. A policy at zero either has nothing to do or does not match: try it "
         "with one request of its kind.",
         units.OpsPerSecond,
-        query(
-            total(collectors("processor_tail_sampling_count_traces_sampled", 'decision="sampled"'), "policy"),
-            legend("policy"),
-        ),
+        query(kept, legend("policy")),
     ).no_value(NO_COLLECTOR)
 
 
 def marked_and_kept() -> timeseries.Panel:
-    kept = collectors("processor_tail_sampling_count_traces_sampled", MARK_POLICY)
+    kept = collectors(f"{SAMPLING}_count_traces_sampled", where=MARK_POLICY)
     return (
         panels.lines(
             "Marked here, kept there",
@@ -247,7 +250,7 @@ def marked_and_kept() -> timeseries.Panel:
             "or the marks come too late; see `docs/how-it-works.md`.",
             units.OpsPerSecond,
             query(total(rate("exemplars_marked_total", JOB)), "marked", ref="A"),
-            query(total(kept), "kept", ref="B"),
+            query(kept, "kept", ref="B"),
         )
         .override_by_name("marked", fixed("blue"))
         .override_by_name("kept", fixed(GREEN))
@@ -255,18 +258,17 @@ def marked_and_kept() -> timeseries.Panel:
 
 
 def late() -> timeseries.Panel:
-    early = "processor_tail_sampling_sampling_trace_dropped_too_early"
+    # With a decision cache it counts what it lets go by it, without one how late each was.
+    after = f"{SAMPLING}_early_releases_from_cache_decision|{SAMPLING}_sampling_late_span_age(_seconds)?_count"
     return panels.lines(
         "Too early, too late",
-        "*too early*: traces a second thrown out before their decision, as `num_traces` is too small for the load and "
-        "`decision_wait`. *too late*: spans that came after it, whose mark could not count: raise `decision_wait` "
-        "above the longest request. *too large*: `maximum_trace_size_bytes`.",
+        "*too early*: traces a second thrown out undecided, as `num_traces` is too small for the load and "
+        "`decision_wait`. *too late*: spans that came after their trace was let go, whose mark could not count: raise "
+        "`decision_wait` above the longest request. *too large*: `maximum_trace_size_bytes`.",
         units.OpsPerSecond,
-        query(total(collectors(early)), "too early", ref="A"),
-        query(
-            total(collectors("processor_tail_sampling_sampling_late_span_age(_seconds)?_count")), "too late", ref="B"
-        ),
-        query(total(collectors("processor_tail_sampling_traces_dropped_too_large")), "too large", ref="C"),
+        query(collectors(f"{SAMPLING}_sampling_trace_dropped_too_early"), "too early", ref="A"),
+        query(collectors(after, where='sampled!="true"'), "too late", ref="B"),
+        query(collectors(f"{SAMPLING}_traces_dropped_too_large"), "too large", ref="C"),
     ).no_value(NO_COLLECTOR)
 
 
@@ -276,9 +278,9 @@ def lost() -> timeseries.Panel:
         "Spans a second that the Collector refused, could not queue or could not send: the dot stays, its trace does "
         "not come. *refused*: its memory limit. *not queued*, *not sent*: Tempo is down or too slow; see the log.",
         units.OpsPerSecond,
-        query(total(collectors("receiver_refused_spans")), "refused", ref="A"),
-        query(total(collectors("exporter_enqueue_failed_spans")), "not queued", ref="B"),
-        query(total(collectors("exporter_send_failed_spans")), "not sent", ref="C"),
+        query(collectors("receiver_refused_spans"), "refused", ref="A"),
+        query(collectors("exporter_enqueue_failed_spans"), "not queued", ref="B"),
+        query(collectors("exporter_send_failed_spans"), "not sent", ref="C"),
     ).no_value(NO_COLLECTOR)
 
 
@@ -288,10 +290,7 @@ def waiting() -> timeseries.Panel:
         "Traces in the Collector's memory. At `num_traces` it throws the oldest out undecided. It should be about the "
         "traces of a second times `decision_wait`.",
         units.Short,
-        query(
-            f"sum by (instance) (otelcol_processor_tail_sampling_sampling_traces_on_memory{{{COLLECTOR}}})",
-            "{{instance}}",
-        ),
+        query(total(WAITING, "instance"), legend("instance")),
     ).no_value(NO_COLLECTOR)
 
 

@@ -18,11 +18,21 @@ SERVICE: Final = "resource.service.name"
 ROUTE: Final = f"span.{semconv.ROUTE.replace('_', '.')}"
 FAILED: Final = "status = error"
 
-# The chosen ones. Not every Tempo anchors a regular expression by itself.
-OF_SERVICES: Final = f"{SERVICE} =~ `^${{job:regex}}$`"
-OF_ROUTES: Final = f"{ROUTE} =~ `^${{route:regex}}$`"
-
 LIMIT: Final = 20
+
+
+def of_route(pattern: str) -> str:
+    """A span of a route that *pattern* matches.
+
+    Some SDKs, as Go's for net/http, learn the route too late to set the attribute, but name the span by it.
+    """
+    # Not every Tempo anchors a regular expression by itself.
+    return f"({ROUTE} =~ `^{pattern}$` || name =~ `^[A-Z]+ {pattern}$`)"
+
+
+# The chosen ones.
+OF_SERVICES: Final = f"{SERVICE} =~ `^${{job:regex}}$`"
+OF_ROUTES: Final = of_route("${route:regex}")
 
 
 def spans(*conditions: str) -> str:
