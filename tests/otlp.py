@@ -1,11 +1,19 @@
 """What a receiver of OTLP has got, with everything that was said of it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent import futures
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+import grpc  # type: ignore[import-untyped]
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 
 from exemplars.demo.spans import Traces
+from tests.programs import PATIENCE
 
 
 class Received(NamedTuple):
@@ -41,6 +49,25 @@ class Collected(Traces):
     @property
     def span_ids(self) -> list[str]:
         return sorted(span.span_id for span in self.spans)
+
+
+@contextmanager
+def receiving_grpc(traces: Traces) -> Iterator[str]:
+    """Add to *traces* what is sent over gRPC to the address that the block gets."""
+
+    class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
+        def Export(self, request: ExportTraceServiceRequest, context: object) -> ExportTraceServiceResponse:
+            traces.add(request)
+            return ExportTraceServiceResponse()
+
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Receiver(), server)  # type: ignore[no-untyped-call]
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait(PATIENCE)
 
 
 def _values(attributes: Iterable[Any]) -> dict[str, Any]:

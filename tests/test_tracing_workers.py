@@ -3,14 +3,14 @@
 import os
 import signal
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from exemplars.demo.spans import receiving
-from tests.otlp import Collected
+from exemplars.demo.spans import Traces, receiving
+from tests.otlp import Collected, receiving_grpc
 from tests.programs import eventually
 from tests.store import test_group as servers
 
@@ -57,6 +57,9 @@ COMMANDS: Final[dict[str, Callable[[], list[str]]]] = {
 PRELOADING: Final = [name for name in COMMANDS if "--preload" in name] + ["uwsgi", "uwsgi without a master"]
 
 
+Receiver = Callable[[Traces], AbstractContextManager[str]]
+
+
 class Running:
     """A server with two workers, which have answered; *pids* are its own and theirs."""
 
@@ -97,11 +100,11 @@ class Running:
 
 
 def run(
-    name: str, directory: Path, ask: Callable[[Running], object], **environment: str
+    name: str, directory: Path, ask: Callable[[Running], object], receiver: Receiver = receiving, **environment: str
 ) -> tuple[Collected, list[dict[str, Any]]]:
     """Serve, *ask*, end it by SIGTERM; what was received, and what was answered."""
     collected = Collected()
-    with receiving(collected) as url:
+    with receiver(collected) as url:
         environment = {
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": url,
             "OTEL_BSP_SCHEDULE_DELAY": NEVER,
@@ -168,3 +171,10 @@ def test_a_process_that_a_worker_forks_exports_its_own_spans_before_it_ends(name
     assert span.resource["service.instance.id"] not in {
         other.resource["service.instance.id"] for other in collected.spans if other is not span
     }
+
+
+@pytest.mark.parametrize("name", ["gunicorn", "gunicorn --preload", "uvicorn", "uwsgi"])
+def test_the_same_holds_over_grpc(name: str, tmp_path: Path) -> None:
+    """Whose library does not survive a fork: a master that preloads must not have used it."""
+    collected, told = run(name, tmp_path, Running.ask_both, receiving_grpc, OTEL_EXPORTER_OTLP_PROTOCOL="grpc")
+    assert collected.trace_ids == sorted(answer["trace_id"] for answer in told)

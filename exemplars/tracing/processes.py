@@ -157,7 +157,7 @@ class Exporting:
         pass
 
     def on_end(self, span: Any) -> None:
-        if self._ended or not span.context.trace_flags.sampled:
+        if self._ended or not span.get_span_context().trace_flags.sampled:
             return
         if self._own is None or self._own.pid != os.getpid():
             try:
