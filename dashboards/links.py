@@ -32,7 +32,8 @@ ROW_ROUTE: Final = f"${{__data.fields.{semconv.ROUTE}:percentencode}}"
 
 CHOSEN: Final = (f"{SERVICE} =~ `${{job:pipe}}`",)
 CHOSEN_ROUTE: Final = (*CHOSEN, traceql.of_route("${route:percentencode}"))  # where one can be chosen only
-OF_LINE: Final = (f"{SERVICE} = `{LINE_JOB}`", traceql.of_route(LINE_ROUTE))
+OF_LINE_JOB: Final = f"{SERVICE} = `{LINE_JOB}`"
+OF_LINE: Final = (OF_LINE_JOB, traceql.of_route(LINE_ROUTE))
 OF_ROW: Final = (f"{SERVICE} = `{ROW_JOB}`", traceql.of_route(ROW_ROUTE))
 FAILED: Final = traceql.FAILED
 SLOWER: Final = "duration >= ${__value.raw}s"

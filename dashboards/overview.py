@@ -59,18 +59,15 @@ def failure_durations() -> timeseries.Panel:
 
 
 def route_durations() -> timeseries.Panel:
-    return (
-        panels.lines(
-            "Durations: p99 by route",
-            "Which route is slow. Click its name in the legend to see its line and its dots alone, then click a dot; "
-            "a click on the line leads to everything about the route, or to traces that are at least as slow.",
-            units.Seconds,
-            query(quantile(0.99, rate(BUCKET), *BY_ROUTE), legend(*BY_ROUTE), dots=True),
-        )
-        .span(24)
-        .height(11)
-        .data_links(requests.onward("Traces of this route at least this slow", links.SLOWER))
+    panel = panels.lines(
+        "Durations: p99 by route",
+        "Which route is slow. Click its name in the legend to see its line and its dots alone, then click a dot; a "
+        "click on the line leads to everything about the route, or to traces that are at least as slow.",
+        units.Seconds,
+        query(quantile(0.99, rate(BUCKET), *BY_ROUTE), legend(*BY_ROUTE), dots=True),
     )
+    onward = requests.onward("Traces of this route at least this slow", links.SLOWER)
+    return panels.ranked(panel).span(24).height(11).data_links(onward)
 
 
 def _listed(panel: table.Panel, first: str) -> table.Panel:
@@ -113,13 +110,15 @@ def most_failing_routes() -> table.Panel:
 
 
 def active() -> timeseries.Panel:
-    return panels.lines(
+    panel = panels.lines(
         "In flight, by service",
         "Requests being served, as of each scrape. A plateau usually is a limit: of workers, of threads or of a pool. "
         "Compare with the durations at the same time.",
         units.Short,
         query(total(requests.IN_FLIGHT, "job"), legend("job")),
-    ).fill_opacity(15)
+    )
+    slow = links.traces("Traces of a second and more", links.OF_LINE_JOB, "duration >= 1s")
+    return panel.fill_opacity(15).data_links([slow])
 
 
 def exemplars() -> timeseries.Panel:
@@ -128,10 +127,10 @@ def exemplars() -> timeseries.Panel:
 
     return panels.lines(
         "Why are there no dots?",
-        "What the library says of itself. *taken* at zero: no request is sampled. *refused*: more traces were worth "
-        "keeping than `marks_per_second` allows. *plain text*: a scraper or a proxy asked for the format that knows no "
-        "exemplars. *errors*: the service's log says more. All well and still no dots: a click leads to the whole way "
-        "of a dot.",
+        "What the library says of itself; services in other languages do not. *taken* at zero: no request is sampled. "
+        "*refused*: more traces were worth keeping than `marks_per_second` allows. *plain text*: a scraper or a proxy "
+        "asked for the format that knows no exemplars. *errors*: the service's log says more. All well and still no "
+        "dots: a click leads to the whole way of a dot.",
         units.OpsPerSecond,
         query(per_second("exemplars_taken_total"), "taken", ref="A"),
         query(per_second("exemplars_marks_refused_total"), "refused", ref="B"),

@@ -81,6 +81,14 @@ def lines(title: str, description: str, unit: str, *targets: prometheus.Dataquer
     )
 
 
+def ranked(panel: timeseries.Panel) -> timeseries.Panel:
+    """For many lines: their names beside the panel, the one that rose highest first."""
+    legend = viz.VizLegendOptions().show_legend(True).display_mode(common.LegendDisplayMode.TABLE)
+    return panel.legend(
+        legend.placement(common.LegendPlacement.RIGHT).calcs(["max", "lastNotNull"]).sort_by("Max").sort_desc(True)
+    )
+
+
 def stacked(title: str, description: str, unit: str, *targets: prometheus.Dataquery) -> timeseries.Panel:
     panel = lines(title, description, unit, *targets)
     return panel.stacking(viz.StackingConfig().mode(common.StackingMode.NORMAL)).fill_opacity(35)

@@ -295,8 +295,10 @@ def waiting() -> timeseries.Panel:
 
 
 def pipeline() -> dashboard.Dashboard:
+    meanwhile = [links.board("The requests meanwhile", links.OVERVIEW, "job")]
+
     def third(panel: timeseries.Panel) -> timeseries.Panel:
-        return panel.span(8).data_links([links.board("The requests meanwhile", links.OVERVIEW, "job")])
+        return panel.span(8).data_links(meanwhile)
 
     servers = board.choice("prometheus", "Prometheus", f"label_values({TSDB}_max_exemplars, instance)")
     collector = board.choice(
@@ -310,7 +312,10 @@ def pipeline() -> dashboard.Dashboard:
         "Collector for its lower half.",
         (board.METRICS, board.service("exemplars_taken_total"), servers, collector),
         (
-            ("Can there be dots?", (exposed_now(), stored_now(), lifetime_now(), plain_text_now())),
+            (
+                "Can there be dots?",
+                tuple(tile().data_links(meanwhile) for tile in (exposed_now, stored_now, lifetime_now, plain_text_now)),
+            ),
             ("Do the services take exemplars?", tuple(map(third, (taken(), exposed(), plain_text())))),
             ("What do they leave out?", tuple(map(third, (errors(), refused_series(), workers())))),
             ("Does Prometheus keep them?", tuple(map(third, (appended(), lifetime(), out_of_order())))),

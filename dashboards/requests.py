@@ -83,7 +83,7 @@ def active_now(where: Sequence[str] = CHOSEN) -> stat.Panel:
 NOW: Final = (requests_now, errors_now, p99_now, active_now)
 
 
-def requests_by_status() -> timeseries.Panel:
+def requests_by_status(where: Sequence[str] = CHOSEN) -> timeseries.Panel:
     # Without a status the legend would be empty.
     named = f'label_replace({total(rate(COUNT), semconv.STATUS)}, "{semconv.STATUS}", "left", "{semconv.STATUS}", "")'
     panel = panels.stacked(
@@ -95,7 +95,7 @@ def requests_by_status() -> timeseries.Panel:
     )
     for pattern, color in STATUS_COLORS:
         panel = panel.override_by_regexp(pattern, fixed(color))
-    return panel
+    return panel.data_links([links.traces("Traces of this time", *where)])
 
 
 def error_share(where: Sequence[str] = CHOSEN) -> timeseries.Panel:
@@ -130,13 +130,14 @@ def percentiles(matchers: str = REQUESTS, where: Sequence[str] = CHOSEN) -> time
     return panel.height(11).data_links([links.traces("Traces at least this slow", *where, links.SLOWER)])
 
 
-def distribution(matchers: str = REQUESTS) -> heatmap.Panel:
-    return panels.squares(
+def distribution(matchers: str = REQUESTS, where: Sequence[str] = CHOSEN) -> heatmap.Panel:
+    panel = panels.squares(
         "Durations: where the requests lie",
         "The darker, the more requests. Two bands mean two kinds of requests, which percentiles hide. A dot is a "
         "request whose trace was kept: click it to pin its card, then follow the link there.",
         buckets(f"increase({BUCKET}{{{matchers}}}[{STEP}])"),
-    ).height(11)
+    )
+    return panel.height(11).data_links([links.traces("Traces of this time", *where)])
 
 
 def onward(title: str, *conditions: str) -> list[links.Link]:

@@ -135,9 +135,12 @@ def route() -> dashboard.Dashboard:
             ),
             (
                 "How slow, and which trace?",
-                (requests.percentiles(OF_STATUS, links.CHOSEN_ROUTE), requests.distribution(OF_STATUS)),
+                (
+                    requests.percentiles(OF_STATUS, links.CHOSEN_ROUTE),
+                    requests.distribution(OF_STATUS, links.CHOSEN_ROUTE),
+                ),
             ),
-            ("For whom?", (requests.requests_by_status().height(9), durations_by_status())),
+            ("For whom?", (requests.requests_by_status(links.CHOSEN_ROUTE).height(9), durations_by_status())),
             ("What fails, and which trace?", (failures_by_kind(), failure_durations())),
             ("Its traces, also without a dot", (slow_traces(), failed_traces())),
             ("And what did the service say?", (lines(),)),

@@ -142,12 +142,13 @@ def services() -> table.Panel:
 
 
 def slow() -> heatmap.Panel:
-    return panels.squares(
+    panel = panels.squares(
         "What burns the latency budget",
         "Durations of all requests of the chosen services; those above the promised time burn. A dot is a request "
         "whose trace was kept: click it to pin its card, then follow the link there. Zoom in, and more dots show.",
         buckets(f"increase({BUCKET}{{{JOB}}}[{STEP}])"),
-    ).height(11)
+    )
+    return panel.height(11).data_links([links.traces("Traces of this time", *links.CHOSEN)])
 
 
 def failing() -> timeseries.Panel:

@@ -203,6 +203,12 @@ def test_the_other_dashboards_are_a_click_away_with_time_and_variables_kept(file
 
 
 @each_dashboard
+def test_every_panel_leads_onward(file: Path) -> None:
+    """But the logs, whose lines bring links of their own."""
+    assert [panel["title"] for panel in panels(file) if not list(links(panel)) and panel["type"] != "logs"] == []
+
+
+@each_dashboard
 def test_links_lead_to_traces_or_to_a_dashboard_that_has_their_variables(file: Path) -> None:
     found = [link for panel in panels(file) for link in links(panel)]
     assert found
