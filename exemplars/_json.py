@@ -86,6 +86,8 @@ class _Plain:
 
 def _text(value: str) -> str:
     """*value* as a plain text that UTF-8 can hold: a lone surrogate becomes its escape."""
+    if type(value) is str and value.isascii():
+        return value  # most are
     return str.encode(value, "utf-8", "backslashreplace").decode()
 
 

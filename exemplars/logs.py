@@ -4,8 +4,9 @@ A line gets the ids of the current span; where none is current, of the request t
 middlewares measures that:
 
 - the request that is served in this context, as in what surrounds its span;
-- the request that the exception of the record ended, which servers log when its span is over;
-- the request of an access line of gunicorn's, which writes it when the span is over.
+- the request that the exception of the record ended, which servers log when its span is over.
+
+An access line of gunicorn's, which writes it when the span is over, gets those of its request, whatever is current.
 
 A span that is not sampled counts too: its lines belong together, and to those of other services, though no trace is
 stored. ``trace_flags`` tells: its last bit is set in a sampled one, as in W3C's ``traceparent``. The three names are
@@ -178,14 +179,15 @@ def add_trace_context(logger: Any, method_name: str, event_dict: MutableMapping[
 def _ids(given: Mapping[str, Any]) -> tuple[str, ...]:
     """The ids of the span that a line belongs to which is written now, with what is *given* in its record."""
     try:
-        context = trace.get_current_span(current_context()).get_span_context()
+        # First the request that the line is about: an instrumentation may have left its span behind as the current one.
+        answered = _answered(given.get("args"))
+        span = trace.get_current_span(current_context()) if answered is None else answered.span()
+        if not span.get_span_context().is_valid:
+            cell = current_cell() or _failed(given.get("exc_info"))
+            span = trace.INVALID_SPAN if cell is None else cell.span()
+        context = span.get_span_context()
         if not context.is_valid:
-            cell = current_cell() or _answered(given.get("args")) or _failed(given.get("exc_info"))
-            if cell is None:
-                return _NO_SPAN
-            context = cell.span().get_span_context()
-            if not context.is_valid:
-                return _NO_SPAN
+            return _NO_SPAN
         return f"{context.trace_id:032x}", f"{context.span_id:016x}", f"{context.trace_flags:02x}"
     except Exception as error:
         faults.note("span", error)
@@ -194,9 +196,7 @@ def _ids(given: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _answered(arguments: object) -> Cell | None:
     """The request that gunicorn has answered and writes its access line for, with these *arguments*."""
-    if not isinstance(arguments, dict):
-        return None
-    request = arguments.get(_OF_GUNICORN)
+    request = arguments.get(_OF_GUNICORN) if isinstance(arguments, dict) else None
     cell = request() if isinstance(request, weakref.ref) else None
     return cell if isinstance(cell, Cell) else None
 
