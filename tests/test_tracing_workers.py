@@ -39,6 +39,13 @@ def uwsgi(*arguments: str) -> list[str]:
     return servers.uwsgi("-p2", *arguments, app=(f"--module={APP}:wsgi",))
 
 
+def uwsgi_master(*arguments: str) -> list[str]:
+    """One that lets workers end their requests at SIGTERM. By itself it cuts them off, and whoever it meets in a
+    request, be it at the very end of it, runs nothing more.
+    """
+    return uwsgi("--master", "--hook-master-start=unix_signal:15 gracefully_kill_them_all", *arguments)
+
+
 COMMANDS: Final[dict[str, Callable[[], list[str]]]] = {
     "gunicorn": gunicorn,
     "gunicorn --preload": lambda: gunicorn("--preload"),
@@ -50,11 +57,10 @@ COMMANDS: Final[dict[str, Callable[[], list[str]]]] = {
     "uvicorn": lambda: uvicorn("--workers=2"),
     "hypercorn": lambda: servers.python("hypercorn", "-b", servers.ADDRESS, "-w2", f"{APP}:asgi"),
     "granian": lambda: servers.python("granian", "--port=0", "--interface=asgi", "--workers=2", f"{APP}:asgi"),
-    "uwsgi": lambda: uwsgi("--master"),
-    "uwsgi lazy": lambda: uwsgi("--master", "--lazy-apps"),
-    "uwsgi without a master": uwsgi,
+    "uwsgi": uwsgi_master,
+    "uwsgi lazy": lambda: uwsgi_master("--lazy-apps"),
 }
-PRELOADING: Final = [name for name in COMMANDS if "--preload" in name] + ["uwsgi", "uwsgi without a master"]
+PRELOADING: Final = [name for name in COMMANDS if "--preload" in name] + ["uwsgi"]
 
 
 Receiver = Callable[[Traces], AbstractContextManager[str]]
@@ -87,10 +93,9 @@ class Running:
             assert len(self.told) < 5000, f"one worker gets no request: {counts}"
         return counts
 
-    def end(self, name: str) -> None:
-        """By SIGTERM to the master, which tells its workers; where there is none, to each."""
-        for pid in self.pids if name == "uwsgi without a master" else self.pids[:1]:
-            os.kill(pid, signal.SIGTERM)
+    def end(self) -> None:
+        """By SIGTERM to the master, which tells its workers."""
+        os.kill(self.pids[0], signal.SIGTERM)
         eventually(lambda: not any(map(servers.running, self.pids)), "it to end")
 
     def _answers(self) -> bool:
@@ -116,7 +121,7 @@ def run(
             try:
                 ask(server)
             finally:
-                server.end(name)
+                server.end()
     assert "Traceback" not in (directory / "log").read_text()
     return collected, server.told
 
@@ -137,13 +142,13 @@ def test_spans_of_every_worker_arrive_up_to_the_last_before_sigterm(name: str, t
         assert {answer["threads_at_import"] for answer in told} == {0}, "a thread in the master"
 
 
-@pytest.mark.parametrize("name", ["gunicorn --preload", "uvicorn", "uwsgi"])
+@pytest.mark.parametrize("name", ["gunicorn --preload", "uvicorn", "uwsgi", "uwsgi without a master"])
 def test_each_worker_exports_while_it_runs(name: str, tmp_path: Path) -> None:
     """The thread that does is there, not only the flush at the end."""
     collected = Collected()
     with receiving(collected) as url:
         environment = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
-        with servers.started(tmp_path, COMMANDS[name](), **environment) as pid:
+        with servers.started(tmp_path, COMMANDS.get(name, uwsgi)(), **environment) as pid:
             server = Running(pid)
             counts = server.ask_both()
             wanted = sorted(answer["trace_id"] for answer in server.told)
