@@ -59,14 +59,16 @@ django.setup()
 
 
 def _name(snippet: str) -> str:
-    for word in ("FastAPI", "Flask", "django", "CHECKOUT", "hello"):
+    for word in ("tracing", "FastAPI", "Flask", "django", "CHECKOUT", "hello"):
         if word in snippet:
             return "port" if "start_http_server" in snippet else word
     raise AssertionError(f"no name for this snippet:\n{snippet}")
 
 
 def test_every_framework_has_its_snippet() -> None:
-    assert sorted(map(_name, SNIPPETS)) == sorted(["FastAPI", "Flask", "django", "hello", "port", "CHECKOUT"])
+    assert sorted(map(_name, SNIPPETS)) == sorted(
+        ["FastAPI", "Flask", "django", "hello", "port", "CHECKOUT", "tracing"]
+    )
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=_name)
@@ -90,7 +92,7 @@ def test_a_snippet_runs_unedited_and_its_metrics_have_exemplars(snippet: str, tm
     said = dict(line.split() for line in done.stdout.splitlines())
     assert int(said["exemplars"]) >= 1, done.stdout
     if "CHECKOUT" not in snippet:
-        assert said["status"] == ("404" if _name(snippet) == "port" else "200")
+        assert said["status"] == ("404" if _name(snippet) in ("port", "tracing") else "200")
         assert said.get("metrics", "200") == "200"
 
 

@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, DEFAULT_ON, ParentBased,
 
 from exemplars.demo.spans import receiving
 from exemplars.tracing import watch
-from exemplars.tracing.processes import Ids, ProcessResource
+from exemplars.tracing.processes import TO_END, Ids, ProcessResource
 from tests.otlp import Collected, receiving_grpc
 from tests.programs import PACKAGES, PATIENCE
 
@@ -773,3 +773,25 @@ def test_a_collector_in_trouble_costs_spans_and_nothing_else(how: str, tmp_path:
     assert re.search(r"^opentelemetry.* WARNING Queue (is )?full", ran.log, re.MULTILINE), ran.log
     if how == "hangs":
         assert [line for line in ran.said("WARNING") if "not taken within 5 s, and are lost" in line], ran.log
+
+
+# The page
+
+PAGE: Final = (Path(__file__).resolve().parent.parent / "docs" / "tracing.md").read_text()
+
+
+@pytest.mark.parametrize("example", re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
+def test_an_example_of_the_page_runs_unedited(example: str, tmp_path: Path) -> None:
+    ran = run(example, tmp_path)
+    assert ran.status == 0, ran.log
+    assert len(ran.said("INFO")) == 1 and not ran.said("WARNING")
+
+
+def test_the_log_line_of_the_page_is_that_of_its_first_example(tmp_path: Path) -> None:
+    ran = run('configure("shop")', tmp_path)
+    assert ran.said("INFO")[0] in PAGE
+
+
+def test_the_figures_of_the_page_are_those_of_the_code() -> None:
+    assert f"more than {watch.LOAD:.0f} traces a second began in this process for {watch.WHILE:.0f}\n" in PAGE
+    assert f"waits {TO_END:.0f} seconds at most" in PAGE
