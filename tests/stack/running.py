@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.error import HTTPError
 from urllib.parse import urlencode
 
@@ -27,6 +27,8 @@ from tests import programs
 from tests.stack import composed
 from tests.stack.build import binary
 from tests.stack.process import HOST, Program, started, text
+
+NOWHERE: Final = f"http://{HOST}:9"  # the port for discarding, where nobody listens
 
 
 class Service(Program):
@@ -165,6 +167,11 @@ class Collector(Service):
     def ready(self) -> bool:
         return bool(text(f"http://{self.address('HEALTH')}/"))
 
+    def decided(self) -> dict[str, float]:
+        """How many traces it has kept ("true") and how many not ("false") since it was started."""
+        pattern = r'(?m)^otelcol_processor_tail_sampling_global_count_traces_sampled\w*{.*sampled="(\w+)".*} (\S+)$'
+        return {sampled: float(count) for sampled, count in re.findall(pattern, self.own_metrics())}
+
     def own_metrics(self) -> str:
         return text(f"http://{self.address('OWN')}/metrics")
 
@@ -223,19 +230,40 @@ def loki(directory: Path, *overrides: str, **variables: str) -> AbstractContextM
 
 
 def collector(
-    directory: Path, tempo: Tempo | None = None, loki: Loki | None = None, logs: Path | None = None, **variables: str
+    directory: Path,
+    tempo: Tempo | None = None,
+    loki: Loki | None = None,
+    logs: Path | None = None,
+    name: str = "otel-collector",
+    **variables: str,
 ) -> AbstractContextManager[Collector]:
     """One that sends to *tempo* and *loki* what comes to it and what is in the files of *logs*.
 
     Without one of them what it is for goes nowhere. *variables* are those of its files: DECISION_WAIT, BASE_PERCENT, …
+    With a *name* that only `compose.two-tier.yaml` has, it is of the second tier.
     """
-    nowhere = f"http://{HOST}:9"  # the port for discarding, where nobody listens
     given = {
-        "TEMPO_OTLP_ENDPOINT": tempo.otlp if tempo else nowhere,
-        "LOKI_OTLP_ENDPOINT": f"{loki.url}/otlp" if loki else nowhere,
+        "TEMPO_OTLP_ENDPOINT": tempo.otlp if tempo else NOWHERE,
+        "LOKI_OTLP_ENDPOINT": f"{loki.url}/otlp" if loki else NOWHERE,
         "LOG_DIR": str(logs or directory / "no-logs"),
     }
-    return started(Collector("otel-collector", directory, composed.services()["otel-collector"], given | variables))
+    services = composed.services()
+    service = services[name] if name in services else composed.services("compose.two-tier.yaml")[name]
+    return started(Collector(name, directory, service, given | variables))
+
+
+def first_tier(
+    directory: Path, a: Collector, b: Collector, loki: Loki | None = None, logs: Path | None = None, **variables: str
+) -> AbstractContextManager[Collector]:
+    """The Collector of `compose.two-tier.yaml` that distributes to *a* and *b*."""
+    given = {
+        "SECOND_TIER_A": a.grpc,
+        "SECOND_TIER_B": b.grpc,
+        "LOKI_OTLP_ENDPOINT": f"{loki.url}/otlp" if loki else NOWHERE,
+        "LOG_DIR": str(logs or directory / "no-logs"),
+    }
+    service = composed.services("compose.two-tier.yaml")["otel-collector"]
+    return started(Collector("otel-first-tier", directory, service, given | variables))
 
 
 def prometheus(

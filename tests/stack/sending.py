@@ -3,12 +3,13 @@
 import json
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.request import Request, urlopen
 
-from tests.programs import PATIENCE
+from tests.programs import PATIENCE, eventually
+from tests.stack.running import Tempo
 
 SERVER: Final = 2
 CLIENT: Final = 3
@@ -71,3 +72,11 @@ def send(endpoint: str, spans: Iterable[Span]) -> None:
     request = Request(f"{endpoint}/v1/traces", body, {"Content-Type": "application/json"})
     with urlopen(request, timeout=PATIENCE) as response:
         assert "rejectedSpans" not in response.read().decode()
+
+
+def arrive(tempo: Tempo, trace: Sequence[Span]) -> None:
+    """Wait until *tempo* has every span of a trace, and no other of it."""
+    wanted = {span.span_id for span in trace}
+    eventually(
+        lambda: wanted == {span["spanId"] for span in tempo.trace(trace[0].trace_id)}, "a whole trace", tempo.tail
+    )

@@ -4,7 +4,7 @@ import random
 import re
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from prometheus_client.samples import Exemplar, Sample
 from tests.programs import eventually
 from tests.stack import composed, running
 from tests.stack.build import binary
-from tests.stack.sending import CLIENT, Span, send
+from tests.stack.sending import CLIENT, Span, arrive, send
 
 
 @pytest.mark.parametrize(
@@ -47,23 +47,11 @@ def fast(
     return running.collector(directory, tempo, None, None, **{**soon, **variables})
 
 
-def decided(collector: running.Collector) -> dict[str, float]:
-    """How many traces were kept ("true") and how many not ("false")."""
-    pattern = r'(?m)^otelcol_processor_tail_sampling_global_count_traces_sampled(?:_total)?{.*sampled="(\w+)".*} (\S+)$'
-    return {sampled: float(count) for sampled, count in re.findall(pattern, collector.own_metrics())}
-
-
 def call() -> tuple[Span, Span, Span]:
     """A trace as the shop has them: front asks, stock answers."""
     front = Span("front")
     ask = front.child("front", kind=CLIENT, name="GET")
     return front, ask, ask.child("stock")
-
-
-def arrive(tempo: running.Tempo, trace: Sequence[Span]) -> None:
-    """Wait until a trace is there whole."""
-    wanted = {span.span_id for span in trace}
-    eventually(lambda: wanted == {span["spanId"] for span in tempo.trace(trace[0].trace_id)}, "a whole trace")
 
 
 def test_what_an_exemplar_points_to_is_kept_whole_and_the_rest_is_not(tmp_path: Path, tempo: running.Tempo) -> None:
@@ -76,7 +64,7 @@ def test_what_an_exemplar_points_to_is_kept_whole_and_the_rest_is_not(tmp_path: 
         send(collector.otlp, [span for front, ask, _ in (*by_front, *by_stock, *rest) for span in (ask, front)])
         for trace in (*by_front, *by_stock):
             arrive(tempo, trace)
-        eventually(lambda: decided(collector) == {"true": 40, "false": 80}, "all decisions", collector.tail)
+        eventually(lambda: collector.decided() == {"true": 40, "false": 80}, "all decisions", collector.tail)
     assert not any(tempo.trace(front.trace_id) for front, _, _ in rest)
 
 
@@ -87,7 +75,7 @@ def test_errors_and_slow_traces_are_kept(tmp_path: Path, tempo: running.Tempo) -
         send(collector.otlp, [failed, slow, quick])
         arrive(tempo, [failed])
         arrive(tempo, [slow])
-        eventually(lambda: decided(collector) == {"true": 2, "false": 1}, "all decisions", collector.tail)
+        eventually(lambda: collector.decided() == {"true": 2, "false": 1}, "all decisions", collector.tail)
     assert not tempo.trace(quick.trace_id)
 
 
@@ -97,8 +85,8 @@ def test_a_share_of_the_rest_is_kept(tmp_path: Path, tempo: running.Tempo) -> No
     spans = [Span("front", trace_id=f"{numbers.getrandbits(128):032x}") for _ in range(200)]
     with fast(tmp_path, tempo, BASE_PERCENT="20") as collector:
         send(collector.otlp, spans)
-        eventually(lambda: sum(decided(collector).values()) == 200, "all decisions", collector.tail)
-        kept = decided(collector)["true"]
+        eventually(lambda: sum(collector.decided().values()) == 200, "all decisions", collector.tail)
+        kept = collector.decided()["true"]
         assert 20 <= kept <= 60
         eventually(lambda: sum(bool(tempo.trace(span.trace_id)) for span in spans) == kept, "the share in Tempo")
 
@@ -108,7 +96,7 @@ def test_what_comes_after_the_decision_goes_its_way(tmp_path: Path, tempo: runni
     kept, lost = Span("front").marked(), Span("front")
     with fast(tmp_path, tempo) as collector:
         send(collector.otlp, [kept, lost])
-        eventually(lambda: decided(collector) == {"true": 1, "false": 1}, "both decisions", collector.tail)
+        eventually(lambda: collector.decided() == {"true": 1, "false": 1}, "both decisions", collector.tail)
         late = [kept.child("stock"), lost.child("stock").marked()]
         send(collector.otlp, late)
         arrive(tempo, [kept, late[0]])
