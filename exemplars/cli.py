@@ -4,7 +4,7 @@ import argparse
 import math
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,38 +78,38 @@ def _dashboards(arguments: argparse.Namespace) -> int:
     try:
         if not files:
             raise FileNotFoundError(f"no dashboard beside {here}: install the package again")
-        written = _copied(files, arguments.output, arguments.force)
+        for target, what in _copying(files, arguments.output, arguments.force):
+            print(f"{target}: {what}")
     except OSError as error:
         print(f"exemplars dashboards: {error}", file=sys.stderr)
         return 1
-    for file, what in written.items():
-        print(f"{file}: {what}")
     return 0
 
 
-def _copied(files: Sequence[Path], directory: Path, force: bool) -> dict[Path, str]:
-    """Copy *files* into *directory*, which is made where it is missing, and return what was done to each.
+def _copying(files: Sequence[Path], directory: Path, force: bool) -> Iterator[tuple[Path, str]]:
+    """Copy *files* into *directory*, which is made where it is missing, and tell of each what was done, once it is.
 
     Raises `FileExistsError`, before anything is written, when a file there differs, unless *force*; `OSError` for what
     cannot be read or written.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    done: dict[Path, str] = {}
-    for file in files:
-        target = directory / file.name
-        if not target.exists():
-            done[target] = "written"
-        elif target.read_bytes() == file.read_bytes():
-            done[target] = "is so already"
-        else:
-            done[target] = "overwritten"
-    if not force and (differing := [str(target) for target, what in done.items() if what == "overwritten"]):
-        others = f"{', '.join(differing)} would be overwritten, and differs"
-        raise FileExistsError(f"{others}: give another --output, or --force to lose what is there")
-    for file, (target, what) in zip(files, done.items(), strict=True):
-        if what != "is so already":
-            target.write_bytes(file.read_bytes())
-    return done
+    there = {file: _content(directory / file.name) for file in files}
+    differing = [str(directory / file.name) for file in files if there[file] not in (None, file.read_bytes())]
+    if differing and not force:
+        others = f"{', '.join(differing)}: not overwritten, as what is there differs"
+        raise FileExistsError(f"{others}. Give another --output, or --force to lose it")
+    for file, old in there.items():
+        target, new = directory / file.name, file.read_bytes()
+        if old != new:
+            target.write_bytes(new)
+        yield target, "written" if old is None else "unchanged" if old == new else "overwritten"
+
+
+def _content(file: Path) -> bytes | None:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def _number_in(low: float, high: float, kind: type[int] | type[float]) -> Callable[[str], float]:

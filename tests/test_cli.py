@@ -28,7 +28,7 @@ def test_version_is_that_of_the_installed_package(capsys: pytest.CaptureFixture[
 def test_dashboards_are_written_as_they_are_shipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Into a directory made for them; each is named on a line, with what was done to it."""
     output = tmp_path / "made" / "for them"
-    for what in ("written", "is so already"):
+    for what in ("written", "unchanged"):
         assert main(["dashboards", "--output", str(output)]) == 0
         assert capsys.readouterr().out.splitlines() == [f"{output / name}: {what}" for name in sorted(DASHBOARDS)]
         assert {file.name: file.read_bytes() for file in output.iterdir()} == DASHBOARDS
