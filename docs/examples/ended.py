@@ -1,6 +1,6 @@
 """Three ways to have a span end whatever happens."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from opentelemetry import trace
 from opentelemetry.trace import Status, StatusCode
@@ -16,7 +16,7 @@ def rank(words: list[str]) -> list[str]:
     return sorted(words, key=len)
 
 
-def rows(pages: list[list[str]]) -> Iterator[str]:
+def rows(pages: list[list[str]]) -> Generator[str, None, None]:
     """In a generator the span is not made the current one: the code between two `next` is somebody else's."""
     span = tracer.start_span("read rows")
     try:
