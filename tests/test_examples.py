@@ -10,24 +10,34 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
+from urllib.request import Request as UrlRequest
 from urllib.request import urlopen
 
 import pytest
 import yaml
 from fastapi import FastAPI
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
-from exemplars import Histogram
+from exemplars import Histogram, instrument
 from exemplars.demo.spans import Traces, receiving
 
+from . import otel
+from .drivers import make_scope, run_asgi
 from .programs import PACKAGES, PATIENCE, Prometheus, eventually, own_server, program, prometheus
 
 DOCS: Final = Path(__file__).parent.parent / "docs"
@@ -262,6 +272,54 @@ def test_a_message_carries_the_trace() -> None:
     assert [(link.trace_id, link.span_id) for link in processed.links] == [(sent.trace_id, sent.span_id)]
 
 
+def test_a_generator_lends_its_current_span_to_whoever_asks_for_the_next(caplog: pytest.LogCaptureFixture) -> None:
+    """What the page warns of, and why the example makes no span current there."""
+    spans = otel.Spans()
+
+    def rows() -> Generator[int, None, None]:
+        with spans.tracer.start_as_current_span("read rows"):
+            yield from range(3)
+
+    def ask() -> None:
+        reading = rows()
+        next(reading)
+        with spans.tracer.start_as_current_span("somebody else's"):
+            pass
+        Context().run(reading.close)
+
+    copy_context().run(ask)  # where the span stays the current one, for ever
+    other, row = spans.exported
+    assert (other.name, row.name) == ("somebody else's", "read rows")
+    assert other.parent is not None
+    assert other.parent.span_id == row.context.span_id
+    assert "Failed to detach context" in caplog.text
+
+
+def test_opentelemetrys_server_span_ends_before_background_tasks(registry: CollectorRegistry) -> None:
+    """And so they hold no mark back. An endpoint that is no coroutine has the context too."""
+    spans = otel.Spans()
+
+    def task() -> None:
+        with spans.tracer.start_as_current_span("task"):
+            pass
+
+    def endpoint(_: Request) -> PlainTextResponse:
+        with spans.tracer.start_as_current_span("endpoint"):
+            pass
+        return PlainTextResponse("hello", background=BackgroundTask(task))
+
+    app = instrument(Starlette(routes=[Route("/", endpoint)]), registry=registry)
+    served = OpenTelemetryMiddleware(app, tracer_provider=spans.provider)
+    assert run_asgi(served, make_scope("/")).status == 200
+    ended = {span.name: span for span in spans.exported}
+    for name in ("task", "endpoint"):
+        parent = ended[name].parent
+        assert parent is not None
+        assert parent.span_id == spans.server.context.span_id
+    assert (spans.server.end_time or math.inf) < (ended["task"].start_time or 0)
+    assert (spans.server.attributes or {})["exemplar"] == "true"
+
+
 # Sampling
 
 TRACES: Final = 1_000  # that the example makes
@@ -305,10 +363,60 @@ def test_what_a_span_costs_is_measured(ratio: float) -> None:
     assert len(example.spans.received) == ratio * 6 * 2_000  # none was dropped, or the figure would be of fewer
 
 
+def excerpt(page: str, key: str) -> dict[str, Any]:
+    """The piece of YAML in *page* that begins with *key*."""
+    (block,) = re.findall(rf"^```yaml\n({key}:\n.*?)^```", PAGES[page], re.M | re.S)
+    loaded: dict[str, Any] = yaml.safe_load(block)[key]
+    return loaded
+
+
+def composed(name: str) -> dict[str, Any]:
+    """A file of `compose/` with the defaults of its variables."""
+    text = (DOCS.parent / "compose" / name).read_text()
+    loaded: dict[str, Any] = yaml.safe_load(re.sub(r"\$\{(?:env:)?\w+:-([^}]*)\}", r"\1", text))
+    return loaded
+
+
+def test_what_the_page_shows_of_the_collectors_configuration_is_of_it() -> None:
+    shown = excerpt("sampling.md", "tail_sampling")
+    whole = composed("otel-collector.yaml")["processors"]["tail_sampling"]
+    policies = shown.pop("policies")
+    assert policies
+    assert all(policy in whole["policies"] for policy in policies)
+    assert shown.items() <= whole.items()
+
+
+def test_what_the_page_shows_of_tempos_configuration_is_of_it() -> None:
+    whole = composed("tempo.yaml")
+    shown = excerpt("storage.md", "storage")["trace"]
+    assert shown["wal"] == whole["storage"]["trace"]["wal"]
+    assert shown["s3"].keys() <= whole["storage"]["trace"]["s3"].keys()
+    assert "block_retention: 48h\n" in PAGES["storage.md"]
+    assert whole["overrides"]["defaults"]["compaction"]["block_retention"] == "48h"
+
+
+def test_the_page_reckons_how_long_dots_live() -> None:
+    """From marks (10 a second and process) and series (one a scrape), whichever are fewer."""
+
+    def seconds(room: int, processes: int, series: int, marks: float = 10) -> float:
+        return room / min(processes * marks, series / 15)
+
+    rows = re.findall(r"^\| (.*) \| .* by .* \| (.*) \| (.*) \|$", PAGES["storage.md"], re.M)
+    assert len(rows) == 3
+    for (_, small, large), (processes, series) in zip(rows, [(4, 80), (40, 800), (100, 150_000)], strict=True):
+        for room, said in ((100_000, small), (500_000, large)):
+            units = {"h": 3600, "min": 60, "s": 1}
+            stated = sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+) (h|min|s)\b", said))
+            assert stated == pytest.approx(seconds(room, processes, series), rel=0.05), said
+    assert "1 makes it 17 minutes" in PAGES["storage.md"]
+    assert seconds(100_000, 100, 150_000, marks=1) / 60 == pytest.approx(17, rel=0.05)
+
+
 # Prometheus
 
 PROMETHEUS: Final = ("prometheus.yml", "remote-write.yml")
 RULES: Final = "exemplar-storage.rules.yml"
+OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
 STORAGE: Final = "--enable-feature=exemplar-storage"
 
 
@@ -417,6 +525,12 @@ def test_a_storage_that_holds_the_page_takes_an_exemplar_once(tmp_path: Path) ->
     with page_of(12) as port, prometheus(tmp_path, aimed("prometheus.yml", port), STORAGE) as server:
         assert set(appended(server, 4)) == {12}
         assert len(server.exemplars("work_seconds_bucket", 0, 2**33)) == 12
+
+        federate = UrlRequest(f"{server.url}/federate?match[]=work_seconds_bucket", headers={"Accept": OPENMETRICS})
+        with urlopen(federate, timeout=PATIENCE) as response:
+            page = response.read().decode()
+        assert page.count("work_seconds_bucket{") >= 12
+        assert " # {" not in page
 
 
 def test_a_storage_smaller_than_the_page_takes_the_same_ones_again_and_again(tmp_path: Path) -> None:
