@@ -168,7 +168,7 @@ def test_a_program_that_is_not_built_names_the_way_out(greeter: Path, monkeypatc
 def test_a_name_that_is_no_program_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         build.main(["prometeus"])
-    assert "prometeus: neither one of collector, " in capsys.readouterr().err
+    assert "prometeus: neither one of alloysyntax, collector, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", PINNED)
