@@ -12,8 +12,8 @@ from typing import Any
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what *argv* (default: the process's arguments) asks for and return the exit status.
 
-    0: done; 1: it failed; 2: something is not installed; 130: interrupted before it began. Bad arguments raise
-    ``SystemExit`` with 2, as ``argparse`` does.
+    0: done; 1: it failed; 2: something is not installed, or arguments do not fit each other; 130: interrupted before
+    it began. Bad arguments raise ``SystemExit`` with 2, as ``argparse`` does.
     """
     arguments = _parser().parse_args(argv)
     try:
@@ -48,6 +48,34 @@ def _parser() -> argparse.ArgumentParser:
     dashboards.add_argument("--output", type=Path, required=True, metavar="DIR", help="made where it does not exist")
     dashboards.add_argument("--force", action="store_true", help="overwrite files that differ")
     dashboards.set_defaults(command=_dashboards)
+
+    rules = commands.add_parser("rules", help="write recording rules and burn-rate alerts for Prometheus")
+    rules.add_argument("--objective", metavar="PERCENT", help="of the requests do not fail, such as 99.9")
+    rules.add_argument(
+        "--latency",
+        action="append",
+        default=[],
+        metavar="BOUND:PERCENT",
+        help="0.25:99: 99%% of the requests take no longer than 0.25 s, which is a bucket's bound; may be repeated",
+    )
+    rules.add_argument("--buckets", metavar="BOUND,...", help="yours, in seconds, if they are not the default ones")
+    rules.add_argument("--job", metavar="REGEX", help="services that promise this (default: all)")
+    rules.add_argument(
+        "--interval", type=_number_in(1, 240, int), metavar="SECONDS", help="between evaluations (default: 30)"
+    )
+    rules.add_argument(
+        "--least-bad",
+        type=_number_in(1, 1_000_000, int),
+        metavar="NUMBER",
+        help="of bad requests in an alert's long window, below which it does not fire (default: 5)",
+    )
+    rules.add_argument("--dashboard-url", metavar="URL", help="of Grafana, for the alerts' links")
+    rules.add_argument(
+        "--runbook-url", metavar="URL", help="whose headings are the alerts' names (default: docs/slo.md)"
+    )
+    rules.add_argument("--output", required=True, metavar="FILE", help="to write; -: standard output")
+    rules.add_argument("--force", action="store_true", help="overwrite a file that differs")
+    rules.set_defaults(command=_rules)
     return parser
 
 
@@ -103,6 +131,46 @@ def _copying(files: Sequence[Path], directory: Path, force: bool) -> Iterator[tu
         if old != new:
             target.write_bytes(new)
         yield target, "written" if old is None else "unchanged" if old == new else "overwritten"
+
+
+def _rules(arguments: argparse.Namespace) -> int:
+    from exemplars import rules
+
+    options = ("job", "interval", "least_bad", "dashboard_url", "runbook_url")
+    given = {name: getattr(arguments, name) for name in options if getattr(arguments, name) is not None}
+    try:
+        buckets = rules.DEFAULT_BUCKETS if arguments.buckets is None else rules.bounds(arguments.buckets)
+        objectives = rules.Objectives(
+            None if arguments.objective is None else rules.percent(arguments.objective),
+            tuple(rules.latency(text, buckets) for text in arguments.latency),
+            **given,
+        )
+    except ValueError as error:
+        print(f"exemplars rules: {error}", file=sys.stderr)
+        return 2
+    for line in rules.out_of_reach(objectives):
+        print(f"exemplars rules: {line}", file=sys.stderr)
+    text = rules.text(objectives)
+    if arguments.output == "-":
+        print(text, end="")
+        return 0
+    try:
+        print(f"{arguments.output}: {_put(Path(arguments.output), text.encode(), arguments.force)}")
+    except OSError as error:
+        print(f"exemplars rules: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _put(file: Path, new: bytes, force: bool) -> str:
+    """Write *new* to *file* and return what was done. Raises `OSError`, for a file that differs unless *force*."""
+    old = _content(file)
+    if old == new:
+        return "unchanged"
+    if old is not None and not force:
+        raise FileExistsError(f"{file}: not overwritten, as it differs. Give another --output, or --force to lose it")
+    file.write_bytes(new)
+    return "written" if old is None else "overwritten"
 
 
 def _content(file: Path) -> bytes | None:

@@ -32,7 +32,7 @@ LAYERS: Final = (
     (6, ("server",)),
     (7, ("recorder",)),
     (8, ("asgi", "wsgi")),
-    (9, ("instrument", "django", "tracing", "logs")),
+    (9, ("instrument", "django", "tracing", "logs", "rules")),
     (10, ("demo",)),
     (11, ("cli",)),
 )
