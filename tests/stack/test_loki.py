@@ -88,9 +88,7 @@ def test_an_id_is_no_stream(tmp_path: Path, logs: Path, loki: running.Loki) -> N
 
 
 def test_a_line_that_is_no_json_or_has_no_trace_comes_too(tmp_path: Path, logs: Path, loki: running.Loki) -> None:
-    append(
-        logs / "any.jsonl", "Killed", '{"half":', line("any", "no span"), line("any", "bad", trace_id="zz"), '["a"]'
-    )
+    append(logs / "any.jsonl", "Killed", '{"half":', line("any", "no span"), line("any", "bad", trace_id="zz"), '["a"]')
     with running.collector(tmp_path, None, loki, logs):
         lines = found(loki, '{service_name=~".+"}', 5)
     assert {entry["line"] for entry in lines} == {"Killed", '{"half":', "no span", "bad", '["a"]'}
