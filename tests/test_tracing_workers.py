@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -31,6 +32,11 @@ def gunicorn_uvicorn(*arguments: str) -> list[str]:
     return gunicorn("-kuvicorn_worker.UvicornWorker", *arguments, app="asgi")
 
 
+def gunicorn_gevent(*arguments: str) -> list[str]:
+    servers.python("gevent")
+    return gunicorn("-kgevent", *arguments)
+
+
 def uvicorn(*arguments: str) -> list[str]:
     return servers.python("uvicorn", "--port=0", *arguments, f"{APP}:asgi")
 
@@ -50,8 +56,8 @@ COMMANDS: Final[dict[str, Callable[[], list[str]]]] = {
     "gunicorn": gunicorn,
     "gunicorn --preload": lambda: gunicorn("--preload"),
     "gunicorn --preload gthread": lambda: gunicorn("--preload", "-kgthread", "--threads=4"),
-    "gunicorn gevent": lambda: gunicorn("-kgevent"),
-    "gunicorn --preload gevent": lambda: gunicorn("--preload", "-kgevent"),
+    "gunicorn gevent": gunicorn_gevent,
+    "gunicorn --preload gevent": lambda: gunicorn_gevent("--preload"),
     "gunicorn uvicorn": gunicorn_uvicorn,
     "gunicorn --preload uvicorn": lambda: gunicorn_uvicorn("--preload"),
     "uvicorn": lambda: uvicorn("--workers=2"),
@@ -183,3 +189,31 @@ def test_the_same_holds_over_grpc(name: str, tmp_path: Path) -> None:
     """Whose library does not survive a fork: a master that preloads must not have used it."""
     collected, told = run(name, tmp_path, Running.ask_both, receiving_grpc, OTEL_EXPORTER_OTLP_PROTOCOL="grpc")
     assert collected.trace_ids == sorted(answer["trace_id"] for answer in told)
+
+
+PROGRAM: Final = f"import uvicorn; from {APP} import asgi; uvicorn.run(asgi, port=0)"
+
+
+@pytest.mark.parametrize("command", [uvicorn, lambda: [sys.executable, "-c", PROGRAM]], ids=["uvicorn", "in a program"])
+def test_one_process_of_uvicorn_flushes_before_it_ends(command: Callable[[], list[str]], tmp_path: Path) -> None:
+    """Whether the tracing is set up before uvicorn handles signals or after."""
+    collected = Collected()
+    with receiving(collected) as url:
+        environment = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": url, "OTEL_BSP_SCHEDULE_DELAY": NEVER}
+        with servers.started(tmp_path, command(), **environment) as pid:
+            server = Running(pid)
+            for _ in range(EACH):
+                server.ask()
+            server.end()
+    assert collected.trace_ids == sorted(answer["trace_id"] for answer in server.told)
+
+
+def test_a_worker_that_cannot_export_says_so_and_serves(tmp_path: Path) -> None:
+    """What the exporter refuses, the workers of a master that preloads learn only when they make it."""
+    refused = {
+        "OTEL_EXPORTER_OTLP_COMPRESSION": "bzip2",  # by older exporters
+        "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER": "bzip2",  # by newer ones
+    }
+    with servers.started(tmp_path, gunicorn("--preload"), **refused) as pid:
+        Running(pid).ask_both()
+    assert (tmp_path / "log").read_text().count("ERROR this process cannot export its spans: ") == 2
