@@ -125,9 +125,23 @@ def test_a_file_may_be_emptied(tmp_path: Path, logs: Path, loki: running.Loki) -
         found(loki, '{service_name="front"}', 110)
 
 
-def test_lines_wait_for_a_loki_that_is_away(tmp_path: Path, logs: Path, loki: running.Loki) -> None:
-    with running.collector(tmp_path, None, loki, logs):
+def waiting(collector: running.Collector) -> float:
+    """Log records that were read and have not been sent."""
+    (size,) = re.findall(r"(?m)^otelcol_exporter_queue_size{.*otlp_http/loki.*} (\S+)$", collector.own_metrics())
+    return float(size)
+
+
+def test_lines_wait_for_a_loki_that_is_away_though_the_collector_is_killed(
+    tmp_path: Path, logs: Path, loki: running.Loki
+) -> None:
+    with running.collector(tmp_path, None, loki, logs) as collector:
         loki.stop()
         append(logs / "front.jsonl", *(line("front", f"line {n}") for n in range(10)))
+        eventually(lambda: waiting(collector) > 0, "the lines to be read", collector.tail)
+        collector.stop(signal.SIGKILL)
+        append(logs / "front.jsonl", *(line("front", f"line {n}") for n in range(10, 15)))
+        collector.start()
         loki.start()
-        found(loki, '{service_name="front"}', 10)
+        assert {entry["line"] for entry in found(loki, '{service_name="front"}', 15)} == {
+            f"line {n}" for n in range(15)
+        }
