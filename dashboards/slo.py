@@ -18,10 +18,13 @@ from .promql import BUCKET, JOB, STEP, buckets, failures, legend, quantile, quer
 
 OF_SLO: Final = f'{JOB}, slo=~"$slo"'
 BY: Final = ("job", "slo")
-NO_RULES: Final = "no rules loaded"
+NO_RULES: Final = "nothing recorded"
 
-# A rate of burning at which the budget of thirty days is gone in as many days, and those of the alerts.
-STEADY, TICKET, PAGE = 1, 6, 14.4
+# Rates of burning: at which the budget of thirty days lasts for as many days, and at which the fastest alert pages.
+STEADY, PAGE = 1, 14.4
+
+# What the latency rules count: a failed request burns its budget of availability, a client that leaves burns none.
+SERVED: Final = f'{JOB}, {semconv.ERROR_TYPE}="", {semconv.STATUS}!~"5.."'
 
 
 def recorded(name: str) -> str:
@@ -51,8 +54,9 @@ def _tile(title: str, description: str, unit: str, expr: str) -> stat.Panel:
 def objective() -> stat.Panel:
     return _tile(
         "Objective",
-        "The share of requests that have to be good: *availability* those that did not fail, *latency* those that took "
-        "no longer than promised. Too strict if you would not get up for it, too lax if users complain first.",
+        "The share of requests that have to be good: *availability* those that did not fail, *latency* those of the "
+        "others that took no longer than its bound. Where services have several, the strictest. Too strict if nobody "
+        "would get up for it, too lax if users complain first.",
         units.PercentUnit,
         f"max by (slo) ({OBJECTIVE})",
     ).decimals(2)
@@ -82,7 +86,8 @@ def firing() -> stat.Panel:
     return (
         panels.figure(
             "Alerts firing",
-            "Burn-rate alerts that fire now. Each names its service; a click leads to the requests of the chosen ones.",
+            "Burn-rate alerts that fire now, of the chosen services; Prometheus's page of alerts names them. A click "
+            "leads to the requests and their traces.",
             units.Short,
             query(f'count(ALERTS{{{OF_SLO}, alertstate="firing"}}) or vector(0)', "firing"),
         )
@@ -92,13 +97,13 @@ def firing() -> stat.Panel:
     )
 
 
-def burn_rates(title: str, windows: tuple[str, str], limit: float, what: str) -> timeseries.Panel:
-    long, short = windows
+def burn_rates(long: str, short: str, limit: float, alert: str, gone: str) -> timeseries.Panel:
     return (
         panels.lines(
-            title,
-            f"How many times as fast as it may the budget burns, over {long} and over {short}. {what} Both above "
-            f"{limit:g}: the alert fires; only the short one: it has just begun; only the long one: it is over.",
+            f"Burn rate of {long} and {short}",
+            f"How many times as fast as it may the budget burns. {alert} while both are above {limit:g}: at that rate "
+            f"a month's budget is gone in {gone}. Only the short one above: it has just begun; only the long one: it "
+            "is over.",
             units.Short,
             query(burn(long), f"{legend(*BY)} {long}", ref="A"),
             query(burn(short), f"{legend(*BY)} {short}", ref="B"),
@@ -144,9 +149,9 @@ def services() -> table.Panel:
 def slow() -> heatmap.Panel:
     panel = panels.squares(
         "What burns the latency budget",
-        "Durations of all requests of the chosen services; those above the promised time burn. A dot is a request "
-        "whose trace was kept: click it to pin its card, then follow the link there. Zoom in, and more dots show.",
-        buckets(f"increase({BUCKET}{{{JOB}}}[{STEP}])"),
+        "Durations of the requests that did not fail; those above the promised time burn. A dot is a request whose "
+        "trace was kept: click it to pin its card, then follow the link there. Zoom in, and more dots show.",
+        buckets(f"increase({BUCKET}{{{SERVED}}}[{STEP}])"),
     )
     return panel.height(11).data_links([links.traces("Traces of this time", *links.CHOSEN)])
 
@@ -176,10 +181,17 @@ def slo() -> dashboard.Dashboard:
         (
             ("Are the objectives met?", (objective(), left(), burning(), firing())),
             (
-                "How fast does it burn?",
+                "Does it burn so fast that somebody has to get up?",
                 (
-                    burn_rates("Fast burn", ("1h", "5m"), PAGE, "So fast, a month's budget is gone in two days."),
-                    burn_rates("Slow burn", ("6h", "30m"), TICKET, "So fast, a month's budget is gone in five days."),
+                    burn_rates("1h", "5m", PAGE, "An alert pages", "two days"),
+                    burn_rates("6h", "30m", 6, "An alert pages", "five days"),
+                ),
+            ),
+            (
+                "Does it burn so that it will not last?",
+                (
+                    burn_rates("1d", "2h", 3, "An alert opens a ticket", "ten days"),
+                    burn_rates("3d", "6h", STEADY, "An alert opens a ticket", "a month"),
                 ),
             ),
             ("How much is left?", (budget(), services())),

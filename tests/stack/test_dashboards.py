@@ -7,6 +7,7 @@ What each query asks is asked of the program that Grafana would ask; the rest of
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -96,6 +97,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         targets["otel-collector"] = [collector.address("OWN")]
         server = run(running.prometheus(directory, targets))
         server.aim({**targets, "prometheus": [server.address("HTTP")]})
+        hasten(server)
         load = subprocess.Popen(
             [sys.executable, "-m", "exemplars.demo.load", front, "--rate=25"],
             env={"PYTHONPATH": os.pathsep.join(PACKAGES)},
@@ -106,6 +108,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         finally:
             load.terminate()
             load.wait(PATIENCE)
+
+
+def hasten(server: running.Prometheus) -> None:
+    """Evaluate the rules every second: those of days would take two minutes to begin."""
+    file = server.directory / "rules" / "slo.yml"
+    file.write_text(re.sub(r"interval: \d+s", "interval: 1s", file.read_text()))
+    os.kill(server.pid, signal.SIGHUP)
 
 
 def fail(payment_url: str) -> None:
@@ -128,7 +137,7 @@ def test_the_newest_prometheus_understands_every_query(target: Target, stack: St
         stack.prometheus.ask("query", query=target.asked())
 
 
-@each([target for target in TARGETS if "job:slo" not in target.expr])
+@each(TARGETS)
 def test_every_query_has_an_answer_under_load(target: Target, stack: Stack) -> None:
     eventually(lambda: stack.answer(target), str(target), stack.prometheus.errors)
 
