@@ -20,6 +20,7 @@ from tests.programs import PATIENCE, eventually
 
 HOST: Final = "127.0.0.1"
 SHOWN: Final = 60  # lines of a log
+SOON: Final = 3.0  # seconds for one answer about being ready; there will be more questions
 ATTEMPTS: Final = 5  # at ports that nobody else takes in the same moment
 TAKEN: Final = re.compile("address already in use", re.IGNORECASE)
 # Who does not listen yet, and who is not ready.
@@ -51,7 +52,7 @@ class Program:
         raise NotImplementedError
 
     def ready(self) -> bool:
-        """Whether it does its work; exceptions in `ABSENT` are a no."""
+        """Whether it does its work; exceptions in `ABSENT` are a no. Asks with a timeout of `SOON`."""
         raise NotImplementedError
 
     def address(self, name: str) -> str:
@@ -122,10 +123,10 @@ class Program:
         assert self._process is not None
         if self._process.poll() is not None:
             return "ended"
-        try:
-            return "ready" if self.ready() else None
-        except ABSENT:
-            return None
+        with contextlib.suppress(*ABSENT):
+            if self.ready() and self._process.poll() is None:  # not somebody else at its port
+                return "ready"
+        return None
 
 
 P = TypeVar("P", bound=Program)
@@ -153,8 +154,8 @@ def free_port(held: contextlib.ExitStack) -> int:
             return port
 
 
-def text(url: str, accept: str = "*/*") -> str:
+def text(url: str, accept: str = "*/*", timeout: float = PATIENCE) -> str:
     """The body of an answer; what is no success is raised."""
-    with urlopen(Request(url, headers={"Accept": accept}), timeout=PATIENCE) as response:
+    with urlopen(Request(url, headers={"Accept": accept}), timeout=timeout) as response:
         body: bytes = response.read()
         return body.decode()

@@ -26,7 +26,7 @@ import yaml
 from tests import programs
 from tests.stack import composed
 from tests.stack.build import binary
-from tests.stack.process import HOST, Program, started, text
+from tests.stack.process import HOST, SOON, Program, started, text
 
 NOWHERE: Final = f"http://{HOST}:9"  # the port for discarding, where nobody listens
 
@@ -76,8 +76,8 @@ class Tempo(Service):
 
     def ready(self) -> bool:
         """Its /ready waits 15 s longer, for a ring of several."""
-        states = re.findall(r"(?m)^\| [a-z-]+ +\| +(\w+)", text(f"{self.url}/status/services"))
-        return set(states) == {"Running"} and '"ACTIVE"' in text(f"{self.url}/ingester/ring", "application/json")
+        states = re.findall(r"(?m)^\| [a-z-]+ +\| +(\w+)", text(f"{self.url}/status/services", timeout=SOON))
+        return set(states) == {"Running"} and '"ACTIVE"' in text(f"{self.url}/ingester/ring", "application/json", SOON)
 
     def done(self) -> bool:
         """Tempo of 2024 waits forever for its query queues to be gone, once it was asked for something."""
@@ -123,8 +123,8 @@ class Loki(Service):
 
     def ready(self) -> bool:
         """Its /ready waits 15 s longer, for a ring of several."""
-        states = re.findall(r"(?m)^[a-z-]+ => (\w+)", text(f"{self.url}/services"))
-        return set(states) == {"Running"} and '"ACTIVE"' in text(f"{self.url}/ring", "application/json")
+        states = re.findall(r"(?m)^[a-z-]+ => (\w+)", text(f"{self.url}/services", timeout=SOON))
+        return set(states) == {"Running"} and '"ACTIVE"' in text(f"{self.url}/ring", "application/json", SOON)
 
     def lines(self, query: str, start: float, end: float) -> list[dict[str, Any]]:
         """What *query* finds between two times in seconds: `labels` (those beside the line, too), `time` and `line`."""
@@ -165,7 +165,7 @@ class Collector(Service):
         }
 
     def ready(self) -> bool:
-        return bool(text(f"http://{self.address('HEALTH')}/"))
+        return bool(text(f"http://{self.address('HEALTH')}/", timeout=SOON))
 
     def decided(self) -> dict[str, float]:
         """How many traces it has kept ("true") and how many not ("false") since it was started."""
@@ -218,7 +218,7 @@ class Prometheus(Service):
         ]
 
     def ready(self) -> bool:
-        return bool(text(f"{self.server.url}/-/ready"))
+        return bool(text(f"{self.server.url}/-/ready", timeout=SOON))
 
 
 def tempo(directory: Path, *overrides: str, **variables: str) -> AbstractContextManager[Tempo]:
