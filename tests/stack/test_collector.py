@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -189,3 +190,33 @@ def test_who_calls_whom_is_counted(tmp_path: Path) -> None:
         assert edge.labels["server"] == "stock"
         took = samples(collector, "traces_service_graph_request_server_seconds")
         assert {s.value for s in took if s.name.endswith("_count") and s.labels["server"] == "stock"} == {30}
+
+
+def test_above_its_memory_it_refuses_so_that_senders_try_again(tmp_path: Path) -> None:
+    """With a status that SDKs take for "later"."""
+    with fast(tmp_path, MEMORY_LIMIT_MIB="10", MEMORY_SPIKE_MIB="2") as collector:
+
+        def refused() -> bool:
+            try:
+                send(collector.otlp, [Span("front")])
+            except HTTPError as error:
+                return error.code in (429, 503)
+            return False
+
+        eventually(refused, "a refusal", collector.tail)
+        eventually(
+            lambda: re.search(r"(?m)^otelcol_receiver_refused_spans{.*} [1-9]", collector.own_metrics()), "a count"
+        )
+
+
+def test_its_metrics_are_called_as_the_readme_says(tmp_path: Path, tempo: running.Tempo) -> None:
+    with fast(tmp_path, tempo) as collector:
+        span = Span("front").marked()
+        send(collector.otlp, [span])
+        arrive(tempo, [span])
+        said = set(re.findall(r"`(otelcol_\w+)`", (composed.COMPOSE / "README.md").read_text()))
+        # One of failures that are final, for which Tempo would have to be away for minutes.
+        said.remove("otelcol_exporter_send_failed_spans")
+        page = collector.own_metrics()
+        assert said
+        assert all(re.search(rf"(?m)^{name}(\{{.*\}})? ", page) for name in said), said
