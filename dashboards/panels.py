@@ -111,6 +111,8 @@ def squares(title: str, description: str, target: prometheus.Dataquery) -> heatm
             .scheme("Blues")
             .scale(HeatmapColorScale.EXPONENTIAL)
             .exponent(0.5)
+            .steps(64)  # the builder's own 0 are no colors at all, and no square is drawn
+            .fill(BLUE)
         )
         .cell_gap(1)
         .y_axis(heatmap.YAxisConfig().unit(units.Seconds).axis_placement(common.AxisPlacement.LEFT))

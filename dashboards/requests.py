@@ -133,7 +133,7 @@ def percentiles(matchers: str = REQUESTS, where: Sequence[str] = CHOSEN) -> time
 def distribution(matchers: str = REQUESTS, where: Sequence[str] = CHOSEN) -> heatmap.Panel:
     panel = panels.squares(
         "Durations: where the requests lie",
-        "The darker, the more requests. Two bands mean two kinds of requests, which percentiles hide. A dot is a "
+        "How many requests took how long: the scale below tells by color. Two bands mean two kinds of requests, which percentiles hide. A dot is a "
         "request whose trace was kept: click it to pin its card, then follow the link there.",
         buckets(f"increase({BUCKET}{{{matchers}}}[{STEP}])"),
     )

@@ -105,6 +105,11 @@ def test_every_panel_says_what_it_shows_and_in_which_unit(file: Path) -> None:
 
 
 @each_dashboard
+def test_heatmaps_have_colors_to_draw_in(file: Path) -> None:
+    assert all(panel["options"]["color"]["steps"] > 1 for panel in panels(file) if panel["type"] == "heatmap")
+
+
+@each_dashboard
 def test_rows_fill_the_grid(file: Path) -> None:
     """Every row is 24 wide, its panels of one height and one after another; each lies right below the one before."""
     below = 0
