@@ -46,6 +46,9 @@ MAX_KEY: Final = 16_384  # bytes
 MAX_BUCKETS: Final = 1_000
 # Of a count. Above it the sum of many would leave its eight bytes.
 MAX_COUNT: Final = 2**56 - 1
+# Seconds, with the rounding of the file. Exemplars that were younger when their worker ended are not shown: the spans
+# behind them may have died unsent with it.
+UNSENT: Final = 10.1
 
 _HEAD: Final = struct.Struct("=IHHI")
 _WORD: Final = struct.Struct("=IHH")

@@ -5,9 +5,11 @@ nothing is kept but each series' numbers, and of the exemplars those that are sh
 """
 
 import errno
+import math
 import os
 import struct
 import sys
+import time
 from _thread import RLock
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -22,6 +24,8 @@ from exemplars.store import layout, ofd
 from exemplars.store.directory import Directory
 from exemplars.store.layout import DamagedError, Exemplars, Kind, Schema
 from exemplars.store.memory import Reading
+
+monotonic = time.perf_counter
 
 _CHUNK: Final = 262_144  # bytes that are read at once: the work of a fraction of a millisecond
 _NEW: Final = 32_768  # bytes of records that are taken up at once
@@ -129,20 +133,22 @@ class Merged:
     def newest(self) -> tuple[list[Raw], list[tuple["_Entry", list[int]]]]:
         """The newest exemplar of each bucket as far as it is known, and in which buckets whose has to be read.
 
-        None where the newest is gone, or two bear the same time: any other would be older than, or as old as, what
-        another scrape may have been told, which Prometheus refuses.
+        None where the newest is gone or hidden, or two bear the same time: any other would be older than, or as old as,
+        what another scrape may have been told, which Prometheus refuses.
         """
         buckets = self.schema.buckets
         unpack = _words(buckets).unpack
         last = self._latest[2].raw
         slots: list[Raw] = [None] * buckets
         wanted: dict[int, list[int]] = {}
+        all_owned = all(part.file.owned for part in self.parts)
         for index, stamps in enumerate(zip(*[unpack(part.stamps) for part in self.parts], strict=True)):
             stamped = max(stamps)
             if stamped and not stamped & 1 and stamps.count(stamped) == 1:
                 slot = last[index]
                 if slot is not None and layout.stamp_of(slot) == stamped:
-                    slots[index] = slot
+                    if all_owned or not self.parts[stamps.index(stamped)].file.hides(slot):
+                        slots[index] = slot
                 else:
                     part = stamps.index(stamped)
                     if part in wanted:
@@ -209,11 +215,21 @@ class _File:
     def __init__(self, name: str) -> None:
         self.name = name
         self.owned = False
+        # When its owner was last known to live; seconds, monotonic.
+        self.alive_at = -math.inf
         self.entries: list[_Entry] = []  # in the order of their records
         self.rooms: list[tuple[int, bytes]] = []  # free room, and what may become it: a series may begin there
         self.families: dict[int, _Family] = {}  # by the offset of the schema's record
         self.walked = layout.HEADER
         self.seen = False  # whether it was read to its end, at least once
+
+    def hides(self, exemplar: bytes | Slot) -> bool:
+        """Whether the span behind *exemplar* may have died unsent with the owner.
+
+        The next owner drops it; until there is one, scrapes must not show it either. It is hidden unless it was old
+        enough when the owner was last seen alive.
+        """
+        return not self.owned and layout.taken_at(exemplar) > self.alive_at - layout.UNSENT
 
 
 class Reader:
@@ -313,11 +329,16 @@ class Reader:
                 raise FileNotFoundError(f"{file.name} is only being made")
             end = layout.used(start, size)
             self._files[file.name] = file
+            asked_at = monotonic()
             owned = ofd.held(fd)
+            if owned:
+                file.alive_at = asked_at
             if owned != file.owned:
                 file.owned = owned
                 for entry in file.entries:
-                    if entry.merged.schema.live:
+                    if any(entry.stamps):
+                        self._changed[entry.merged] = True  # some may be hidden now, or shown again
+                    elif entry.merged.schema.live:
                         self._changed.setdefault(entry.merged, False)
             if end < file.walked or not (yield from self._renew(file, fd)):
                 yield from self._forget(file)  # another record stands where one is known: begin again
@@ -529,9 +550,11 @@ class Reader:
         missing = []
         for index, stored in layout.read_slots(data, shape.to_slots, stamps, buckets):
             own = stored is not None and stored[16:32] == _NO_TRACE
-            slots[index] = _with_labels(fd, stored) if stored is not None and own else stored
-            if slots[index] is None:
+            slots[index] = found = _with_labels(fd, stored) if stored is not None and own else stored
+            if found is None:
                 missing.append(index)
+            elif entry.file.hides(found):
+                slots[index] = None
         return missing
 
 

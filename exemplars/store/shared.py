@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import math
 import mmap
 import os
 import sys
@@ -16,8 +17,6 @@ from exemplars.store.memory import Record
 
 _FIRST: Final = 65_536  # bytes of a new file; a multiple of the granularity of mappings
 _MOST: Final = 4_194_304  # bytes that it grows by at most; before, it doubles
-# Seconds. The spans behind younger exemplars may have died unsent with their process.
-_UNSENT: Final = 10.1  # with the rounding of the file
 
 Key = tuple[Schema, bytes]
 
@@ -161,8 +160,9 @@ class OwnFile:
     def obtain(cls, directory: Directory, now: float) -> "OwnFile":
         """The first file of *directory* that nobody owns, its numbers going on; or a new one.
 
-        *now* is seconds, monotonic: exemplars younger than ten seconds are dropped, and live gauges start from 0. The
-        caller holds the lock of *directory*. Raises ``OSError`` where there is no room.
+        *now* is seconds, monotonic. Exemplars that were younger than ten seconds when the last owner was alive for
+        certain, which is when it took its newest, are dropped, and live gauges start from 0. The caller holds the lock
+        of *directory*. Raises ``OSError`` where there is no room.
         """
         names = directory.files()
         for name in names:
@@ -403,11 +403,13 @@ class OwnFile:
         self._used = used
         self._schemas = {schema: at for at, schema in schemas.items()}
         wanted: set[int] = set()
-        for at, head in records:
-            if head.kind == Kind.SERIES:
-                key = (schemas[head.schema], head.key)
-                wanted |= self._begin(at, key, now)
-                self.dormant.setdefault(key[0], {})[head.key] = at
+        series = [(at, (schemas[head.schema], head.key)) for at, head in records if head.kind == Kind.SERIES]
+        # When the owner ended nobody knows. It lived when it took its newest exemplar: whoever replaces it may have
+        # needed long to start.
+        alive_at = max((self._taken_last(at, key) for at, key in series), default=now)
+        for at, key in series:
+            wanted |= self._begin(at, key, min(alive_at, now))
+            self.dormant.setdefault(key[0], {})[key[1]] = at
         for at, head in records:
             if head.kind == Kind.LABELS and at + layout.HEAD not in wanted:
                 self.free(at, head.length)
@@ -415,7 +417,15 @@ class OwnFile:
                 self._free.setdefault(head.length, []).append(at)
         self.words(0, layout.HEADER)[layout.PID_AT : layout.PID_AT + 8].cast("Q")[0] = self.pid
 
-    def _begin(self, at: int, key: Key, now: float) -> set[int]:
+    def _taken_last(self, at: int, key: Key) -> float:
+        """When the newest exemplar of a series was taken, in seconds of the monotonic clock."""
+        parts = layout.place(len(key[1]), key[0].buckets)
+        record = self.words(at, parts.end)
+        stamps = record[parts.stamps : parts.slots].cast("Q").tolist()
+        slots = layout.glance_at_slots(record[parts.slots :], key[0].buckets)
+        return max((taken for stamped, (taken, _) in zip(stamps, slots, strict=True) if stamped), default=-math.inf)
+
+    def _begin(self, at: int, key: Key, alive_at: float) -> set[int]:
         """Live gauges back to 0; exemplars that may lead nowhere to their time. Offsets of the labels that stay."""
         schema, labels = key
         parts = layout.place(len(labels), schema.buckets)
@@ -427,7 +437,7 @@ class OwnFile:
         slots = layout.glance_at_slots(record[parts.slots :], schema.buckets)
         for index, (stamped, (taken_at, labels_at)) in enumerate(zip(stamps.tolist(), slots, strict=True)):
             if stamped and not stamped & 1:
-                if now - taken_at < _UNSENT:
+                if alive_at - taken_at < layout.UNSENT:
                     stamps[index] = stamped | 1
                 else:
                     wanted.add(labels_at)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exemplars.store import layout, ofd
+from exemplars.store import layout, ofd, reader
 from exemplars.store.directory import Directory
 from exemplars.store.layout import Schema
 from exemplars.store.shared import FileRecord, OwnFile
@@ -117,6 +117,40 @@ def test_where_only_the_time_is_left_no_older_exemplar_of_another_is_shown(direc
     assert shown(watch) is None
     two.put(0, slot(3.0, 51, 0.0), two.slots[0])
     assert shown(watch) == (3.0, 51, (51, 1))
+
+
+def test_what_may_have_died_unsent_with_its_worker_is_hidden_until_somebody_has_taken_over(
+    directory: Directory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By every scrape from the kill on: Prometheus would keep the dot, and its trace will never come."""
+    now = 1000.0
+    monkeypatch.setattr(reader, "monotonic", lambda: now)
+    dying, living = workers(directory, 2)
+    old, young = place(dying, REQUESTS, "old"), place(dying, REQUESTS, "young")
+    old.put(0, slot(1.0, 10, 980.0), None)
+    young.put(0, slot(1.0, 20, 991.0), None)
+    others = place(living, REQUESTS, "young")
+    others.put(0, slot(2.0, 15, 980.0), None)
+
+    def dots(watch: Watch) -> list[int | None]:
+        series = watch.series(REQUESTS)
+        return [one and one[1] for one in (series[name,][2][0] for name in ("old", "young"))]
+
+    watch = Watch(directory)
+    assert dots(watch) == [10, 20]
+    dying.close()
+    now += 5.0
+    assert dots(watch) == [10, None], "nor an older one of another worker, which Prometheus would refuse"
+    assert dots(Watch(directory)) == [None, None], "this one has never seen its owner alive"
+    now += 60.0
+    assert dots(watch) == [10, None], "it does not become any better"
+    others.put(0, slot(3.0, 30, 1000.0), others.slots[0])
+    assert dots(watch) == [10, 30]
+    adopted = OwnFile.obtain(directory, now)
+    assert adopted.name == "worker-1"
+    assert dots(watch) == dots(Watch(directory)) == [10, 30]
+    for file in (adopted, living):
+        file.close()
 
 
 @pytest.mark.parametrize("part", ["value", "ids", "stamp", "labels"])

@@ -62,6 +62,7 @@ WRITER: Final = """
     record.add(1, 2.5)
     record.put(1, slot(2.5, 7, 0.0), None)
     record.put(0, slot(0.5, 8, 0.0, {"id": "own"}), None)
+    place(file, REQUESTS, "last").put(1, slot(2.5, 9, 11.0), None)
     print(file.name, flush=True)
     sys.stdin.readline()
 """
@@ -108,7 +109,10 @@ def test_whatever_a_worker_ends_by_the_next_goes_on_with_its_file(
         process.wait(PATIENCE)
         adopted = OwnFile.obtain(directory, START)
         assert adopted.name == "worker-1"
-        assert read(tmp_path, JOBS) | read(tmp_path, REQUESTS) == before
+        assert before.pop(("last",))[2] == [None, (2.5, 9, (9, 1))]
+        after = read(tmp_path, JOBS) | read(tmp_path, REQUESTS)
+        assert after.pop(("last",))[2] == [None, None], "it may have died unsent"
+        assert after == before
         assert len(before) == 301
 
         record = place(adopted, REQUESTS, "/")
@@ -222,16 +226,19 @@ def test_live_gauges_begin_at_0_and_others_go_on(mode: str, directory: Directory
 
 @pytest.mark.parametrize("labels", [None, {"id": "own"}])
 @pytest.mark.parametrize(("age", "stays"), [(0.0, False), (9.9, False), (10.2, True), (1e6, True)])
-def test_exemplars_younger_than_ten_seconds_leave_only_their_time(
-    labels: dict[str, str] | None, age: float, stays: bool, directory: Directory, tmp_path: Path
+@pytest.mark.parametrize("later", [0.0, 60.0])
+def test_exemplars_younger_than_ten_seconds_when_the_owner_was_last_seen_alive_leave_only_their_time(
+    labels: dict[str, str] | None, age: float, stays: bool, later: float, directory: Directory, tmp_path: Path
 ) -> None:
+    """However long the next owner took to start: nobody knows when the last one ended, only what it took last."""
     file = OwnFile.obtain(directory, START)
     record = place(file, REQUESTS, "/")
     record.add(1, 2.0)
     record.put(1, slot(2.0, 50, START, labels), None)
+    place(file, REQUESTS, "last").put(0, slot(1.0, 60, START + age), None)
     file.close()
 
-    adopted = OwnFile.obtain(directory, START + age)
+    adopted = OwnFile.obtain(directory, START + age + later)
     shown = read(tmp_path, REQUESTS)["/",][2]
     record = place(adopted, REQUESTS, "/")
     assert record.last_timestamp(1) == 50, "so that none follows that Prometheus would refuse"
@@ -255,6 +262,7 @@ def test_a_slot_that_was_not_whole_is_gone_and_its_time_is_left(directory: Direc
     record.put(0, slot(2.0, 50, 0.0), None)
     record.put(1, slot(2.0, 60, 0.0), None)
     record._file_slots[3] ^= 1
+    place(file, REQUESTS, "last").put(0, slot(1.0, 60, START), None)
     file.close()
     record = place(OwnFile.obtain(directory, START), REQUESTS, "/")
     assert list(map(told, record.slots)) == [None, (2.0, 60, (60, 1))]
@@ -273,8 +281,9 @@ def test_labels_that_no_exemplar_needs_are_room_after_an_adoption(directory: Dir
         data = file.whole()
         kinds = [head.kind for _, head in layout.records(data, layout.HEADER, len(data))]
         assert kinds.count(Kind.LABELS) + kinds.count(Kind.FREE) <= 4, kinds
+        n = {"n": str(round_)}
+        assert read(tmp_path, REQUESTS)["/",][2] == [(1.0, 2 * round_ + 1, n), (1.0, 2 * round_ + 2, n)]
         file.close()
-    assert read(tmp_path, REQUESTS)["/",][2] == [(1.0, 59, {"n": "29"}), (1.0, 60, {"n": "29"})]
 
 
 # --- against a model ------------------------------------------------------------------------------------------------
@@ -352,15 +361,18 @@ class Sharing(RuleBasedStateMachine):
     def wait(self, seconds: int) -> None:
         self.now += seconds
 
-    @rule()
-    def end_and_adopt(self) -> None:
+    @rule(seconds=st.integers(0, 30))
+    def end_and_adopt(self, seconds: int) -> None:
+        self.put(JOBS, KEYS[0], 0, None)  # the last that is known of it
+        alive_at = self.now
+        self.now += seconds
         self.file.close()
         self.records.clear()
         self.file = OwnFile.obtain(self.directory, self.now)
         assert self.file.name == "worker-1"
         for _, _, slots in self.model.values():
             for index, slot_ in enumerate(slots):
-                if slot_ is not None and self.now - slot_.taken_at < 10.1:
+                if slot_ is not None and alive_at - slot_.taken_at < 10.1:
                     slots[index] = None
 
     @rule(many=st.integers(1, 6))
@@ -660,12 +672,14 @@ class Interrupted:
 
     def check(self) -> None:
         """Whatever is in memory stands in the file, and the next owner finds it."""
+        place(self.file, JOBS, "last").put(0, slot(1.0, 30, START), None)  # and what is ten seconds older may be shown
         for _ in range(2):
             found = {
                 (schema, key): numbers
                 for schema in (REQUESTS, JOBS)
                 for key, numbers in read(self.path, schema).items()
             }
+            found.pop((JOBS, ("last",)))
             for record in self.records.values():
                 schema, key = record.key
                 labels = layout.decode_labels(key, schema)
