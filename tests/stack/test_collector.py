@@ -193,8 +193,8 @@ def test_who_calls_whom_is_counted(tmp_path: Path) -> None:
 
 
 def test_above_its_memory_it_refuses_so_that_senders_try_again(tmp_path: Path) -> None:
-    """With a status that SDKs take for "later"."""
-    with fast(tmp_path, MEMORY_LIMIT_MIB="10", MEMORY_SPIKE_MIB="2") as collector:
+    """With a status that SDKs take for "later". Any Collector takes more than the megabyte of this one."""
+    with fast(tmp_path, MEMORY_LIMIT_MIB="2", MEMORY_SPIKE_MIB="1") as collector:
 
         def refused() -> bool:
             try:
