@@ -1,6 +1,7 @@
 """A traced application that does next to nothing, for many requests a second: `tests.apps.lean:app`, under uvicorn.
 
-``/ROUTE?ms=20&status=500&early=1``: after so many milliseconds, with that status; with *early*, spans end on the way.
+``/ROUTE?ms=20&status=500&early=4``: after so many milliseconds, with that status; so many spans end before, one after
+the other from the beginning on.
 """
 
 import asyncio
@@ -23,11 +24,11 @@ async def lean(scope: Any, receive: Any, send: Any) -> None:
     status, seconds = int(asked.get("status", 200)), asked.get("ms", 0) / 1000
     parent = propagate.extract(headers)
     with tracer.start_as_current_span(f"GET {scope['path']}", parent, trace.SpanKind.SERVER) as span:
-        if "early" in asked:
-            for number in range(int(seconds / STEP)):
-                with tracer.start_as_current_span(f"step {number}"):
-                    await asyncio.sleep(STEP)
-        elif seconds:
+        for number in range(int(asked.get("early", 0))):
+            with tracer.start_as_current_span(f"step {number}"):
+                await asyncio.sleep(STEP)
+            seconds -= STEP
+        if seconds > 0:
             await asyncio.sleep(seconds)
         if status >= 500:
             span.set_status(trace.StatusCode.ERROR)
