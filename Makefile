@@ -8,6 +8,7 @@
 #   make bench        what a request and a scrape cost, against the alternatives
 #   make fuzz         the tests of untrusted input, with ten times the inputs of `make test`
 #   make campaign     thousands of kills, recycles and damaged files under real servers: most of an hour
+#   make campaign-stack  every dot of a shop under load asked of the real stack, workers and Collector killed: half an hour
 #   make dashboards   write dashboards/*.json again from dashboards/build.py
 #   make clean        remove whatever the above made
 #
@@ -25,7 +26,7 @@ DIST  := $(CURDIR)/dist
 TREE  := $(CURDIR)/.build
 FILES := $(shell find exemplars dashboards compose docs tests .ci .github *.md *.py LICENSE Makefile -type f -not -path '*/__pycache__/*')
 
-.PHONY: test test-stack tree versions check demo bench fuzz campaign dashboards clean
+.PHONY: test test-stack tree versions check demo bench fuzz campaign campaign-stack dashboards clean
 
 test: check $(VENV)/.wheel tree
 	cd $(TREE) && $(BIN)/coverage run -m pytest --ignore=tests/stack $(ARGS)
@@ -63,6 +64,10 @@ fuzz: $(VENV)/.wheel
 
 campaign: $(VENV)/.wheel
 	$(BIN)/python -m tests.faults $(ARGS)
+
+campaign-stack: $(VENV)/.wheel
+	$(BIN)/python -m tests.stack.build
+	$(BIN)/python -m tests.stack.campaign $(ARGS)
 
 dashboards: $(VENV)/.made
 	$(BIN)/python -m dashboards.build
