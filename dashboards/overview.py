@@ -31,7 +31,7 @@ KEYS: Final = {"job": "Service", semconv.ROUTE: "Route"}
 
 def failures_by_kind() -> timeseries.Panel:
     labels = (*BY_ROUTE, semconv.ERROR_TYPE)
-    return (
+    panel = (
         panels.stacked(
             "Failures by route and kind",
             "Failed requests a second, by route and by exception, status code or `incomplete_response`. One route: "
@@ -42,10 +42,11 @@ def failures_by_kind() -> timeseries.Panel:
         .height(9)
         .data_links(requests.onward("Failed traces of this route", links.FAILED))
     )
+    return panels.hot(panel)
 
 
 def failure_durations() -> timeseries.Panel:
-    return (
+    panel = (
         panels.lines(
             "Durations of failures: p99 by route",
             "Failed requests alone, so that fast ones keep their dots too; each dot is a failed trace. Failures that "
@@ -56,6 +57,7 @@ def failure_durations() -> timeseries.Panel:
         .height(9)
         .data_links(requests.onward("Failed traces of this route", links.FAILED))
     )
+    return panels.hot(panel)
 
 
 def route_durations() -> timeseries.Panel:

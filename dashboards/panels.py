@@ -9,6 +9,8 @@ from grafana_foundation_sdk.models import common, units
 from grafana_foundation_sdk.models.dashboard import (
     DataTransformerConfig,
     DynamicConfigValue,
+    FieldColorModeId,
+    FieldColorSeriesByMode,
     Threshold,
     ThresholdsMode,
 )
@@ -35,17 +37,28 @@ def fixed(color: str) -> list[DynamicConfigValue]:
     return [DynamicConfigValue("color", {"mode": "fixed", "fixedColor": color})]
 
 
+def hot(panel: timeseries.Panel) -> timeseries.Panel:
+    """From yellow to red, the higher a line rises: whatever there is is bad, and green would say otherwise."""
+    color = dashboard.FieldColor().mode(FieldColorModeId.CONTINUOUS_YL_RD)
+    return panel.color_scheme(color.series_by(FieldColorSeriesByMode.MAX))
+
+
 def figure(
-    title: str, description: str, unit: str, target: prometheus.Dataquery, *, absent: str = "no requests"
+    title: str,
+    description: str,
+    unit: str,
+    target: prometheus.Dataquery,
+    *,
+    absent: str = "no requests",
+    negative: bool = False,
 ) -> stat.Panel:
     """The newest value, and faintly behind it how it came there; *absent* where there is none. A quarter wide."""
-    return (
+    panel = (
         stat.Panel()
         .title(title)
         .description(description)
         .datasource(DATASOURCE)
         .unit(unit)
-        .min(0)
         .no_value(absent)
         .span(6)
         .height(4)
@@ -55,17 +68,19 @@ def figure(
         .thresholds(thresholds((None, BLUE)))
         .with_target(target)
     )
+    return panel if negative else panel.min(0)
 
 
-def lines(title: str, description: str, unit: str, *targets: prometheus.Dataquery) -> timeseries.Panel:
-    """Half wide."""
-    return (
+def lines(
+    title: str, description: str, unit: str, *targets: prometheus.Dataquery, negative: bool = False
+) -> timeseries.Panel:
+    """Half wide, from zero on unless *negative*."""
+    panel = (
         timeseries.Panel()
         .title(title)
         .description(description)
         .datasource(DATASOURCE)
         .unit(unit)
-        .min(0)
         .span(12)
         .height(8)
         .line_width(1)
@@ -79,6 +94,7 @@ def lines(title: str, description: str, unit: str, *targets: prometheus.Dataquer
         .tooltip(viz.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI).sort(common.SortOrder.DESCENDING))
         .targets(list(targets))
     )
+    return panel if negative else panel.min(0)
 
 
 def ranked(panel: timeseries.Panel) -> timeseries.Panel:

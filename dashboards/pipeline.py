@@ -39,6 +39,12 @@ def happened(metric: str, matchers: str) -> str:
     return f"increase({metric}{{{matchers}}}[{RANGE}])"
 
 
+def by_kind(metric: str, kind: str) -> str:
+    """How often a second, of each kind that happened; where none did, a zero for the service."""
+    series = rate(metric, JOB)
+    return f"{total(series, 'job', kind)} > 0 or {total(series, 'job')} == 0"
+
+
 # Can there be dots?
 
 
@@ -126,7 +132,7 @@ def errors() -> timeseries.Panel:
         "Faults inside the library a second: each cost a label or an exemplar, never a response. Any line above zero: "
         "the service's log has the first of its kind with its traceback.",
         units.OpsPerSecond,
-        query(total(rate("exemplars_errors_total", JOB), "job", "kind"), legend("job", "kind")),
+        query(by_kind("exemplars_errors_total", "kind"), legend("job", "kind")),
     )
 
 
@@ -137,8 +143,8 @@ def refused_series() -> timeseries.Panel:
         "of a page, by reason. Series: a label has too many values, or raise `max_series`. Files: see the log, and the "
         "free space where they lie.",
         units.OpsPerSecond,
-        query(total(rate("exemplars_series_refused_total", JOB), "job", "metric"), legend("job", "metric"), ref="A"),
-        query(total(rate("exemplars_files_skipped_total", JOB), "job", "reason"), legend("job", "reason"), ref="B"),
+        query(by_kind("exemplars_series_refused_total", "metric"), "{{job}} series {{metric}}", ref="A"),
+        query(by_kind("exemplars_files_skipped_total", "reason"), "{{job}} files {{reason}}", ref="B"),
     )
 
 
@@ -298,7 +304,7 @@ def pipeline() -> dashboard.Dashboard:
     meanwhile = [links.board("The requests meanwhile", links.OVERVIEW, "job")]
 
     def third(panel: timeseries.Panel) -> timeseries.Panel:
-        return panel.span(8).data_links(meanwhile)
+        return panel.span(8).axis_soft_max(1).data_links(meanwhile)
 
     servers = board.choice("prometheus", "Prometheus", f"label_values({TSDB}_max_exemplars, instance)")
     collector = board.choice(

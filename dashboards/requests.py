@@ -133,8 +133,9 @@ def percentiles(matchers: str = REQUESTS, where: Sequence[str] = CHOSEN) -> time
 def distribution(matchers: str = REQUESTS, where: Sequence[str] = CHOSEN) -> heatmap.Panel:
     panel = panels.squares(
         "Durations: where the requests lie",
-        "How many requests took how long: the scale below tells by color. Two bands mean two kinds of requests, which percentiles hide. A dot is a "
-        "request whose trace was kept: click it to pin its card, then follow the link there.",
+        "How many requests took how long: the scale below tells by color. Two bands mean two kinds of requests, which "
+        "percentiles hide. A dot is a request whose trace was kept: click it to pin its card, then follow the link "
+        "there.",
         buckets(f"increase({BUCKET}{{{matchers}}}[{STEP}])"),
     )
     return panel.height(11).data_links([links.traces("Traces of this time", *where)])

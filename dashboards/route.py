@@ -23,7 +23,7 @@ def durations_by_status() -> timeseries.Panel:
     by = semconv.STATUS
     panel = panels.lines(
         "Durations by status: p99, p50",
-        "Upper and lower line of a color are p99 and p50 of one status. A slow 5xx is a timeout, a fast one a bug or a "
+        "Of each status, p99 and, dashed, p50. A slow 5xx is a timeout, a fast one a bug or a "
         "refusal; a p50 of 2xx that rises means that everyone waits. Click a status in the legend to see its dots "
         "alone.",
         units.Seconds,
@@ -32,11 +32,17 @@ def durations_by_status() -> timeseries.Panel:
     )
     for pattern, color in (("/^2/", "green"), ("/^3/", "blue"), ("/^4/", "yellow"), ("/^5/", "red")):
         panel = panel.override_by_regexp(pattern, panels.fixed(color))
+    # In the legend once a status, as its color is.
+    dashed = {
+        "lineStyle": {"fill": "dash", "dash": [4, 4]},
+        "hideFrom": {"legend": True, "tooltip": False, "viz": False},
+    }
+    panel = panel.override_by_regexp("/p50$/", [DynamicConfigValue(f"custom.{k}", v) for k, v in dashed.items()])
     return panel.height(9).data_links([links.traces("Traces at least this slow", *links.CHOSEN_ROUTE, links.SLOWER)])
 
 
 def failures_by_kind() -> timeseries.Panel:
-    return (
+    panel = (
         panels.stacked(
             "Failures by kind",
             "Failed requests a second, by exception, status code or `incomplete_response`. A kind that was not there "
@@ -49,11 +55,12 @@ def failures_by_kind() -> timeseries.Panel:
         .height(9)
         .data_links([links.traces("Failed traces", *links.CHOSEN_ROUTE, links.FAILED)])
     )
+    return panels.hot(panel)
 
 
 def failure_durations() -> timeseries.Panel:
     kind = (semconv.STATUS, semconv.ERROR_TYPE)
-    return (
+    panel = (
         panels.lines(
             "Durations of failures: p99 by kind",
             "Failed requests alone, so that fast ones keep their dots too; each dot is a failed trace. Failures that "
@@ -64,6 +71,7 @@ def failure_durations() -> timeseries.Panel:
         .height(9)
         .data_links([links.traces("Failed traces", *links.CHOSEN_ROUTE, links.FAILED)])
     )
+    return panels.hot(panel)
 
 
 def _with_logs(panel: table.Panel) -> table.Panel:

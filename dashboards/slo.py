@@ -28,7 +28,8 @@ SERVED: Final = f'{JOB}, {semconv.ERROR_TYPE}="", {semconv.STATUS}!~"5.."'
 
 
 def recorded(name: str) -> str:
-    return f"{name}{{{OF_SLO}}}"
+    """Without its name, which would be another column or line."""
+    return f"max by ({', '.join(BY)}) ({name}{{{OF_SLO}}})"
 
 
 OBJECTIVE: Final = recorded("job:slo_objective:ratio")
@@ -47,7 +48,7 @@ ONWARD: Final = overview("The requests of this service", links.LINE_JOB)
 
 
 def _tile(title: str, description: str, unit: str, expr: str) -> stat.Panel:
-    tile = panels.figure(title, description, unit, query(expr, legend("slo")), absent=NO_RULES)
+    tile = panels.figure(title, description, unit, query(expr, legend("slo")), absent=NO_RULES, negative=True)
     return tile.height(5).data_links([ONWARD])
 
 
@@ -98,15 +99,16 @@ def firing() -> stat.Panel:
 
 
 def burn_rates(long: str, short: str, limit: float, alert: str, gone: str) -> timeseries.Panel:
+    # The lower one, in one line instead of two.
+    both = f"{burn(long)} < {burn(short)} or {burn(short)}"
     return (
         panels.lines(
-            f"Burn rate of {long} and {short}",
-            f"How many times as fast as it may the budget burns. {alert} while both are above {limit:g}: at that rate "
-            f"a month's budget is gone in {gone}. Only the short one above: it has just begun; only the long one: it "
-            "is over.",
+            f"Burn rate over both {long} and {short}",
+            "How many times as fast as it may the budget burns: the lower rate of the two windows, since the long one "
+            f"tells that it matters and the short one that it goes on. {alert} above {limit:g}: at that rate a month's "
+            f"budget is gone in {gone}. A click leads to the requests.",
             units.Short,
-            query(burn(long), f"{legend(*BY)} {long}", ref="A"),
-            query(burn(short), f"{legend(*BY)} {short}", ref="B"),
+            query(both, legend(*BY)),
         )
         .thresholds(panels.thresholds((None, "transparent"), (limit, RED)))
         .thresholds_style(viz.GraphThresholdsStyleConfig().mode(panels.LINE))
@@ -122,6 +124,7 @@ def budget() -> timeseries.Panel:
             "days leave the window.",
             units.PercentUnit,
             query(LEFT, legend(*BY)),
+            negative=True,
         )
         .height(9)
         .data_links([ONWARD])
@@ -157,7 +160,7 @@ def slow() -> heatmap.Panel:
 
 
 def failing() -> timeseries.Panel:
-    return (
+    panel = (
         panels.lines(
             "What burns the availability budget",
             "Durations of the failed requests, p99 by route; each dot is a failed trace: click it. One route: look at "
@@ -168,6 +171,7 @@ def failing() -> timeseries.Panel:
         .height(11)
         .data_links(requests.onward("Failed traces of this route", links.FAILED))
     )
+    return panels.hot(panel)
 
 
 def slo() -> dashboard.Dashboard:
