@@ -1,14 +1,11 @@
 """The services of the shop that are not in Python, built from `compose/` and run here: payment (Go) and risk (Node)."""
 
 import contextlib
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from tests.node import installed
 from tests.programs import listening, program
 from tests.stack import build
 
@@ -32,32 +29,5 @@ def risk(directory: Path, **environment: str) -> Iterator[str]:
 
 
 def risk_with_packages() -> Path:
-    """A copy of the risk service with the packages that its lock file names, by the rules of `tests.stack.build`.
-
-    Raises BuildError.
-    """
-    place = build.read(RISK).place()
-    if place.is_dir():
-        return place
-    npm = program("npm")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with build.locked(place.parent / "lock-npm", "risk"):
-        if place.is_dir():  # another has built it meanwhile
-            return place
-        for left in place.parent.glob(".installing-*"):  # by one that was killed: the lock is ours
-            shutil.rmtree(left)
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".installing-") as work:
-            copy = Path(work) / "risk"
-            shutil.copytree(RISK, copy)
-            ended = subprocess.run(
-                [npm, "ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund"],
-                cwd=copy,
-                env=dict(os.environ),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-            )
-            if ended.returncode:
-                raise build.BuildError(f"risk: `npm ci` failed with {ended.returncode}:\n{ended.stderr.strip()}")
-            copy.rename(place)
-    return place
+    """A copy of the risk service with the packages that its lock file names. Raises BuildError."""
+    return installed(RISK)
