@@ -3,19 +3,23 @@
 The latter is replayed by promtool, which is Prometheus's own engine on made-up series.
 """
 
+import argparse
+import contextlib
+import random
 import re
 import shlex
 import subprocess
+import tempfile
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exemplars import rules, semconv
+from exemplars import cli, rules, semconv
 from exemplars.cli import main
 from exemplars.rules.groups import PAGE, TICKET
 
@@ -108,6 +112,9 @@ def test_buckets_that_are_none_are_refused(text: str) -> None:
         ({"job": "("}, "'('"),
         ({"job": ""}, "''"),
         ({"job": "a\nb"}, "a\\nb"),
+        ({"job": "(?=a)b"}, "'(?'"),
+        ({"job": r"(a)\1"}, r"'\\1'"),
+        ({"job": "a*+"}, "'*+'"),
         ({"interval": 0}, "0"),
         ({"interval": 241}, "241"),
         ({"least_bad": 0}, "0"),
@@ -154,7 +161,7 @@ def test_an_objective_so_low_that_an_alert_cannot_fire_is_told(percent: str, nev
         rules.Objectives(
             Decimal("99.99"),
             (rules.Latency(0.3, Decimal(99)), rules.Latency(0.25, Decimal(90))),
-            job='it\'s|"a\\.b"|ü: #{x}',
+            job='it\'s|"a\\.b"|ü: #x',
             interval=15,
             least_bad=1,
             dashboard_url="https://grafana.example/sub/",
@@ -176,6 +183,23 @@ def test_the_file_is_valid_means_what_the_data_says_and_names_the_command_that_w
     assert capsys.readouterr().out == text
 
 
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.text(st.characters(codec="utf-8")) | st.text("ab.*+?|()[]{}^$\\d1-=:<>'\"", min_size=1)))
+def test_a_job_that_is_taken_is_taken_by_prometheus(texts: list[str]) -> None:
+    jobs = []
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            jobs.append(rules.Objectives(Decimal("99.9"), job=text))
+    if not jobs:
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        files = [Path(directory) / f"{number}.yml" for number in range(len(jobs))]
+        for file, objectives in zip(files, jobs, strict=True):
+            file.write_text(rules.text(objectives))
+        done = subprocess.run([program("promtool"), "check", "rules", *files], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
 def test_the_committed_file_is_what_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     grafana = "http://127.0.0.1:3000"
     asked = ["--objective", "99.9", "--latency", "0.25:99", "--dashboard-url", grafana, "--output", "-"]
@@ -195,6 +219,22 @@ def test_every_alert_has_its_heading_in_the_runbook() -> None:
             if "alert" in rule:
                 assert rule["alert"] in headings
                 assert rule["annotations"]["runbook_url"] == f"docs/slo.md#{rule['alert'].lower()}"
+
+
+def test_the_page_of_the_runbook_has_every_option_and_what_the_windows_cost() -> None:
+    page = (ROOT / "docs" / "slo.md").read_text()
+    parser = next(action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction))
+    options = {option for action in parser.choices["rules"]._actions for option in action.option_strings}
+    assert options - {"-h", "--help", "--force"} == set(re.findall(r"^[|] `(--[a-z-]+)", page, re.MULTILINE))
+    table = re.findall(r"[|] ([\d.]+) [|] (\d+ \w+), (\d+ \w+) [|] (\d+) % [|]", page)
+    minutes = {"min": 1, "h": 60, "d": 1440}
+    assert len(table) == 4
+    for (factor, long, short, gone), pair in zip(table, (*PAGE, *TICKET), strict=True):
+        number, unit = long.split()
+        assert float(factor) == pair.factor and float(gone) == round(
+            pair.factor * int(number) * minutes[unit] / (30 * 1440) * 100
+        )
+        assert [window.replace(" ", "").replace("min", "m") for window in (long, short)] == list(pair[:2])
 
 
 def test_the_command_overwrites_only_by_force(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -322,6 +362,65 @@ def test_what_the_objective_allows_alerts_nobody(promtool: str | Path, tmp_path:
     queries: list[Query] = [(hour * HOUR, FIRING, []) for hour in (1, 6, 12, 24)]
     left = "count by (job, slo) (job:slo_error_budget_remaining:ratio > 0.49 < 0.51)"
     queries.append((DAY, left, bad_ones()))
+    run(promtool, tmp_path, BOTH_SLOWLY, services, queries=queries)
+
+
+# The alerts against another reckoning of the same: minutes, counted
+
+
+def reckoned(phases: list[Phase], objectives: rules.Objectives) -> dict[int, bool | None]:
+    """At each evaluation, whether failures page; `None` where that is too close to tell."""
+    bad = [phase.failed for phase in phases for _ in range(phase.minutes)]
+    counted = [phase.failed + phase.fast for phase in phases for _ in range(phase.minutes)]
+    changes = {sum(phase.minutes for phase in phases[:number]) for number in range(len(phases))}
+    step = objectives.interval // 60
+    ticks = range(0, len(bad), step)
+    five = {tick: (sum(bad[max(0, tick - 5) : tick]) / 5, sum(counted[max(0, tick - 5) : tick]) / 5) for tick in ticks}
+
+    def over(tick: int, minutes: int, factor: float) -> bool | None:
+        window = [five[one] for one in ticks if tick - minutes < one <= tick]
+        requests = sum(number for _, number in window)
+        return judged(sum(number for number, _ in window) / requests / 0.001 if requests else 0, factor)
+
+    def judged(value: float, limit: float) -> bool | None:
+        return None if 0.85 < value / limit < 1.15 else value > limit
+
+    def both(tick: int, long: int, short: int, factor: float) -> bool | None:
+        number = sum(five[one][0] for one in ticks if tick - long < one <= tick) * step
+        parts = (over(tick, long, factor), over(tick, short, factor), judged(number, objectives.least_bad))
+        return False if False in parts else None if None in parts else True
+
+    pages: dict[int, bool | None] = {}
+    for tick in ticks:
+        pairs = (both(tick, 60, 5, 14.4), both(tick, 360, 30, 6))
+        pages[tick] = True if True in pairs else None if None in pairs else False
+        # Where a window's edge is at a change: on which side a sample is, is Prometheus's own matter.
+        edges = (window for window in (0, 5, 30, 60, 360) for change in changes if -8 <= tick - change - window <= 12)
+        if next(edges, None) is not None:
+            pages[tick] = None
+    return pages
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_alerts_agree_with_a_count_of_minutes(seed: int, promtool: str | Path, tmp_path: Path) -> None:
+    """Services of all kinds of days, some with few requests, some with none at times."""
+    chance = random.Random(seed)
+    services, queries, told = [], [], {True: 0, False: 0}
+    for number in range(8):
+        phases = []
+        for _ in range(8):
+            rate = chance.choice((0, 1, 10, 100, 1000))
+            failed = round(rate * chance.choice((0, 0, 0.001, 0.004, 0.01, 0.03, 0.1, 1)))
+            phases.append(Phase(chance.randrange(20, 160), rate - failed, failed=failed))
+        job = f"job-{number}"
+        services.append(Service(phases, job=job))
+        for minute, pages in reckoned(phases, BOTH_SLOWLY).items():
+            if pages is not None and minute:
+                query = f'count by (alertname) (ALERTS{{alertstate="firing",severity="page",job="{job}"}})'
+                found = [{"labels": '{alertname="AvailabilityBudgetBurnsFast"}', "value": 1}] if pages else []
+                queries.append((minute, query, found))
+                told[pages] += 1
+    assert told[True] > 50 and told[False] > 50
     run(promtool, tmp_path, BOTH_SLOWLY, services, queries=queries)
 
 
