@@ -13,17 +13,20 @@ import tempfile
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
+import exemplars
 from exemplars import cli, rules, semconv
 from exemplars.cli import main
 from exemplars.rules.groups import PAGE, TICKET
 
-from .programs import program
+from .programs import eventually, own_server, program, prometheus
 from .slo import FIRING, PAGING, Phase, Query, Service, firing, run
 
 ROOT: Final = Path(__file__).parent.parent
@@ -609,3 +612,67 @@ def test_an_alert_tells_numbers_and_leads_to_its_service_and_time(promtool: str 
         ],
     }
     run(promtool, tmp_path, objectives, [service], alerts=[alert])
+
+
+# In a Prometheus
+
+
+def test_a_spike_pages_and_its_link_spans_the_dots_of_the_spike(registry: CollectorRegistry, tmp_path: Path) -> None:
+    """A thousand quick requests alert nobody; a thousand slow ones do, and the link leads to where their dots are."""
+    durations = exemplars.Histogram(
+        semconv.DURATION, "Durations.", semconv.REQUEST_LABELS, registry=registry, buckets=semconv.DURATION_BUCKETS
+    )
+    labels = {semconv.METHOD: "GET", semconv.ROUTE: "/items", semconv.STATUS: "200", semconv.SCHEME: "http"}
+    child = durations.labels(**labels, **{semconv.ERROR_TYPE: ""})
+    objectives = rules.Objectives(
+        Decimal("99.9"),
+        (rules.Latency(0.25, Decimal(99)),),
+        interval=1,
+        dashboard_url="http://127.0.0.1:3000",
+    )
+    (tmp_path / "slo.yml").write_text(rules.text(objectives))
+    with own_server(registry) as port:
+        job = {"job_name": "shop", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
+        config = {
+            "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
+            "scrape_configs": [job],
+            "rule_files": [str(tmp_path / "slo.yml")],
+        }
+        with prometheus(tmp_path, config, "--enable-feature=exemplar-storage") as server:
+
+            def pages() -> list[dict[str, Any]]:
+                return [alert for alert in server.ask("alerts")["alerts"] if alert["labels"]["severity"] == "page"]
+
+            for _ in range(1000):
+                child.observe(0.02, {})
+            server.scraped("shop", 2)
+            for _ in range(1000):
+                child.observe(0.02, {})
+            ratio = f'{RATIO_5M}{{job="shop"}} < 0.001'
+            eventually(lambda: len(server.ask("query", query=ratio)["result"]) == 2, "both ratios", server.errors)
+            assert pages() == []
+
+            trace = f"{0xBAD:032x}"
+            for _ in range(1000):
+                child.observe(0.9, {semconv.TRACE_ID: trace, semconv.SPAN_ID: trace[16:]})
+            (page,) = eventually(pages, "the page", server.errors)
+            assert page["labels"] == {
+                "alertname": "LatencyBudgetBurnsFast",
+                "job": "shop",
+                "slo": "latency-0.25s",
+                "severity": "page",
+            }
+            query = f'{semconv.DURATION}_bucket{{job="shop"}}'
+
+            def dots() -> list[dict[str, Any]]:
+                """Each evaluation makes the link anew while the alert fires."""
+                (page,) = pages()
+                address = urlsplit(page["annotations"]["dashboard_url"])
+                given = {name: value for name, (value,) in parse_qs(address.query).items()}
+                assert address.path == "/d/exemplars-overview" and given["var-job"] == "shop"
+                begin, end = (int(given[name]) / 1000 for name in ("from", "to"))
+                assert end - begin == pytest.approx(3600, abs=1)
+                return server.exemplars(query, begin, end)
+
+            found = eventually(dots, "the dots of the spike", server.errors)
+            assert {dot["labels"][semconv.TRACE_ID] for dot in found} == {trace}
