@@ -100,7 +100,7 @@ def overload(directory: Path, rate: float, duration: float, **variables: Any) ->
             ("spans accepted", "otelcol_receiver_accepted_spans"),
             ("traces decided before their time", "otelcol_processor_tail_sampling_sampling_trace_dropped_too_early"),
         ):
-            figures[said] = int(sum(map(float, re.findall(rf"(?m)^{name}\w*{{.*}} (\S+)$", page))))
+            figures[said] = int(sum(map(float, re.findall(rf"(?m)^{name}(?:{{.*}})? (\S+)$", page))))
         figures |= dead("under overload", verdicts)
         assert not sent.broken, sent.broken[:3]
     return figures
