@@ -1,0 +1,52 @@
+"""Broken on purpose: a part of the chain is away, and the application does not notice; what is seen, is written down.
+
+In `docs/troubleshooting.md`. There is more of it where more is lost: OUTAGE=60 keeps the Collector away for a minute
+each time, as `docs/troubleshooting.md` has it.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.faults.figures import Figures
+from tests.stack import broken, filling, middle
+
+OUTAGE = float(os.environ.get("OUTAGE", "0"))  # seconds
+DECISION_WAIT = "30s" if OUTAGE else "5s"
+
+
+def tell(capsys: pytest.CaptureFixture[str], figures: Figures) -> Figures:
+    with capsys.disabled():
+        print(f"\n{figures}")
+    return figures
+
+
+def test_without_a_collector_requests_are_unharmed_and_afterwards_every_dot_opens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = tell(capsys, broken.collector_away(tmp_path, OUTAGE, DECISION_WAIT=DECISION_WAIT))
+
+    for by in ("SIGTERM", "SIGKILL"):
+        assert int(figures[f"{by}: lines of ours, {broken.TRIES_AGAIN!r}"]) > 0, "and nothing says so"
+        if OUTAGE > broken.GIVES_UP:
+            assert int(figures[f"{by}: lines of ours, {broken.DROPS!r}"]) > 0, "and nothing says so"
+    assert figures["SIGSTOP: workers whose export call hung"] == 4
+    lost = figures["between, and SIGKILL is next: dots that are dead"]
+    assert int(lost) > 0, "a killed Collector forgets what waits, or it is not asked for what was killed"
+
+
+def test_a_full_disk_of_tempo_is_told_by_its_log_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = tell(capsys, filling.filled(tmp_path))
+
+    assert figures["full: spans that the Collector could not send"] == 0
+    assert figures["full: spans that wait in the Collector"] == 0
+
+
+def test_a_service_without_an_sdk_is_a_gap_or_an_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = tell(capsys, middle.without_sdk(tmp_path))
+
+    for route in ("/products/{product}", "/stock/<product>"):
+        assert figures[f"dots of {route}: whose trace has both services"] == figures[f"dots of {route}, which all open"]
+    for route in ("/reports/{year}", "/movements/<month>"):
+        assert figures[f"dots of {route}: whose trace has both services"] == 0
