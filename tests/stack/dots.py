@@ -35,6 +35,7 @@ class Dot:
     trace_id: str
     span_id: str
     time: float
+    route: str
 
     def __str__(self) -> str:
         return f"{self.job} {self.time:.3f} trace {self.trace_id} span {self.span_id}"
@@ -43,8 +44,15 @@ class Dot:
 def found(prometheus: Prometheus, query: str, start: float, end: float, service: str = "job") -> set[Dot]:
     """The dots of *query* between two times; *service* is the label that names whose they are."""
     return {
-        Dot(one["series"][service], one["labels"][semconv.TRACE_ID], one["labels"][semconv.SPAN_ID], one["timestamp"])
+        Dot(
+            series[service],
+            one["labels"][semconv.TRACE_ID],
+            one["labels"][semconv.SPAN_ID],
+            one["timestamp"],
+            series.get(semconv.ROUTE, ""),
+        )
         for one in prometheus.exemplars(query, start, end)
+        for series in (one["series"],)
     }
 
 

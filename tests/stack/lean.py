@@ -21,7 +21,7 @@ from tests.stack.shop import SPANS_EVERY, seconds
 
 JOB: Final = "lean"
 ROUTES: Final = 20
-CONNECTIONS: Final = 64
+CONNECTIONS: Final = 128  # requests at once
 
 
 class Server(Program):
@@ -40,7 +40,7 @@ class Server(Program):
 
     def command(self) -> Sequence[str]:
         where = ("--host", HOST, "--port", str(self.ports["HTTP"]))
-        how = (f"--workers={self._workers}", "--no-access-log", "--lifespan=off")
+        how = (f"--workers={self._workers}", "--no-access-log", "--lifespan=off", "--timeout-keep-alive=60")
         return [sys.executable, "-m", "uvicorn", *where, *how, "tests.apps.lean:app"]
 
     def environment(self) -> Mapping[str, str]:

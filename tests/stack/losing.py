@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from exemplars.options import DEFAULT_MARKS_PER_SECOND
 from tests.faults.figures import Figures
 from tests.stack.dots import NOT_WHOLE, Verdict, counted
 from tests.stack.keeping import kept, percent
@@ -45,17 +46,23 @@ def own(running: Lean, name: str) -> float:
 def late(directory: Path) -> Figures:
     """Requests that take longer than the decision wait, by which of their spans end before it is over."""
     figures = Figures()
-    for said, early in (("none", 0), ("one of a quarter of a second", 1), ("some over two seconds", 8)):
-        with lean(made(directory, f"early-{early}")) as running:
-            ms = (running.wait + 4) * 1000
-            running.send([f"/long/{number}?ms={ms}&early={early}" for number in range(LONG)], LONG)
-            verdicts = running.judged(running.settle())
-            assert len(verdicts) >= LONG
-            figures |= dead(f"of requests longer than the decision wait, spans that end within it: {said}", verdicts)
-            if early == 1:
-                assert sum(verdict.is_dead for verdict in verdicts) > LONG / 2, "what is said of this is no longer true"
-            else:  # what had come was marked, or slow
-                assert not any(verdict.wrong for verdict in verdicts), shown(verdicts)
+    kinds = (("none", 0), ("one of a quarter of a second", 1), ("some over two seconds", 8))
+    with lean(directory) as running:
+        ms = (running.wait + 4) * 1000
+        # Each of a route of its own, so that each is a dot.
+        paths = [f"/{early}/{number}?ms={ms}&early={early}" for _, early in kinds for number in range(LONG)]
+        running.send(paths, DEFAULT_MARKS_PER_SECOND)  # whichever worker they come to, there is a mark for each
+        every = running.judged(running.settle())
+    for said, early in kinds:
+        verdicts = [verdict for verdict in every if verdict.dot.route.startswith(f"/{early}/")]
+        assert len(verdicts) > LONG / 2
+        figures |= dead(f"of requests longer than the decision wait, spans that end within it: {said}", verdicts)
+        if early == 1:
+            assert sum(verdict.is_dead for verdict in verdicts) > len(verdicts) / 2, (
+                "what is said of this is no longer true"
+            )
+        else:  # what had come was marked, or slow
+            assert not any(verdict.wrong for verdict in verdicts), shown(verdicts)
     return figures
 
 
@@ -109,19 +116,15 @@ def overload(directory: Path, rate: float, duration: float, **variables: Any) ->
 def parents(directory: Path, requests: int) -> Figures:
     """Callers that did not sample, and callers that did and send their spans elsewhere."""
     with lean(directory) as running:
-        paths = [f"/{number % LONG}" for number in range(requests)]
-        running.send(paths, 100, f"00-*-{'1' * 16}-00")
-        last = running.settle()
-        assert running.dots(last) == set(), "an exemplar of a trace that nobody has"
-        figures = Figures({f"dots of {requests:,} requests whose caller did not sample": 0})
-        running.send(paths, 100, f"00-*-{'1' * 16}-01")
+        for name, flags in (("unsampled", "00"), ("elsewhere", "01")):
+            paths = [f"/{name}/{number % LONG}" for number in range(requests)]
+            sent = running.send(paths, 100, f"00-*-{'1' * 16}-{flags}")
+            assert sent.answered == requests
         verdicts = running.judged(running.settle())
-        assert verdicts
-        assert all({what for what, _ in verdict.wrong} == {NOT_WHOLE} for verdict in verdicts), shown(verdicts)
-        figures |= dead("whose caller sampled and sends its spans elsewhere", verdicts)
+    none = [verdict for verdict in verdicts if verdict.dot.route.startswith("/unsampled/")]
+    assert not none, f"exemplars of traces that nobody has: {shown(none)}"
+    assert len(verdicts) >= LONG / 2
+    assert all({what for what, _ in verdict.wrong} == {NOT_WHOLE} for verdict in verdicts), shown(verdicts)
+    figures = Figures({f"dots of {requests:,} requests whose caller did not sample": len(none)})
+    figures |= dead("whose caller sampled and sends its spans elsewhere", verdicts)
     return figures
-
-
-def made(directory: Path, name: str) -> Path:
-    (directory / name).mkdir()
-    return directory / name

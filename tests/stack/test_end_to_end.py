@@ -10,8 +10,8 @@ import pytest
 from tests.faults.figures import Figures
 from tests.stack import killing, losing, opening
 
-REQUESTS = 2_500
-KILLS = 8
+REQUESTS = 2_000
+KILLS = 6
 
 
 def tell(figures: Figures) -> Figures:
@@ -24,7 +24,7 @@ def test_every_dot_of_ours_opens_its_trace_whole_with_its_log_lines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # What must hold of each dot is asserted where it is asked; here, that it was not too easy.
-    figures = opening.opened(tmp_path, REQUESTS, rate=25)
+    figures = opening.opened(tmp_path, REQUESTS, rate=30)
     with capsys.disabled():
         tell(figures)
 
@@ -38,7 +38,7 @@ def test_every_dot_of_ours_opens_its_trace_whole_with_its_log_lines(
 
 
 def test_a_killed_worker_costs_dots_of_its_last_moment_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    figures = killing.killed(tmp_path, KILLS, pause=2.0, calm=250, rate=20)
+    figures = killing.killed(tmp_path, KILLS, pause=1.5, calm=200, rate=25)
     with capsys.disabled():
         tell(figures)
 
