@@ -4,48 +4,34 @@ Nothing is judged by how long it took: answers are compared with those that each
 shown by what is answered while the other provably stands still. Durations are figures.
 """
 
-import asyncio
 import json
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import quantiles
 from typing import Any, Final
 
-import httpx
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from exemplars import semconv
 from tests.faults.figures import Figures
-from tests.programs import PATIENCE, eventually
+from tests.programs import eventually
+from tests.stack.asking import Asking, Wish, asking, unharmed
 from tests.stack.dots import Dot, Verdict, found
 from tests.stack.opening import EVERYTHING, PROMISE, judge_of, shown
 from tests.stack.shop import OURS, SERVICES, Service, Shop, shop
 
-RATE: Final = 15.0  # requests a second
 GIVES_UP: Final = 10.0  # seconds after which an exporter drops what it could not send (OTEL_EXPORTER_OTLP_TIMEOUT)
 MEANWHILE: Final = 45  # requests, far more than there are processes to serve them
 # What Python's exporter says, and what each means.
 TRIES_AGAIN: Final = "Transient error"
 DROPS: Final = "Failed to export spans batch"
 NO_ROOM: Final = "Queue full, dropping"
-
-
-@dataclass(frozen=True)
-class Wish:
-    """A request that always has one of *statuses*."""
-
-    method: str
-    url: str
-    statuses: frozenset[int]
-    json: str | None = None
 
 
 def wishes(running: Shop) -> list[Wish]:
@@ -63,90 +49,6 @@ def wishes(running: Shop) -> list[Wish]:
         # Cards are declined, and the shop has its bugs: by the number of the order.
         Wish("POST", f"{front}/products/lamp/orders?pieces=1", frozenset({201, 402, 500})),
     ]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """To a wish of *at*, seconds since the epoch, after *seconds*; *status* of 0: none came."""
-
-    wish: Wish
-    at: float
-    seconds: float
-    status: int
-
-
-@dataclass
-class Asking:
-    """Wishes asked for one after the other, whatever is away; *answers* as they came, *open* those still waited for."""
-
-    answers: list[Answer] = field(default_factory=list)
-    open: set[int] = field(default_factory=set)
-    number: int = 0
-
-    def more(self, count: int) -> None:
-        """Wait until *count* more are answered. Fails when none is for long."""
-        goal = len(self.answers) + count
-        while (before := len(self.answers)) < goal:
-            eventually(lambda before=before: len(self.answers) > before, "an answer", lambda: self.open)  # type: ignore[misc]
-
-    def all_of_now(self) -> None:
-        """Wait until whatever has been asked for by now is answered."""
-        asked = set(self.open)
-        eventually(lambda: not asked & self.open, "answers to all of before", lambda: asked & self.open)
-
-    def between(self, start: float, end: float) -> list[Answer]:
-        return [answer for answer in list(self.answers) if start <= answer.at < end]
-
-
-@contextmanager
-def asking(wishes: Sequence[Wish], rate: float = RATE) -> Iterator[Asking]:
-    """Ask for *wishes* in turn, *rate* a second, for as long as the block; the last are waited for."""
-    asked = Asking()
-    ended = threading.Event()
-
-    async def ask(client: httpx.AsyncClient, number: int, wish: Wish) -> None:
-        at, since, status = time.time(), time.monotonic(), 0
-        try:
-            status = (await client.request(wish.method, wish.url, content=wish.json)).status_code
-        except httpx.TransportError:
-            pass
-        finally:
-            asked.answers.append(Answer(wish, at, time.monotonic() - since, status))
-            asked.open.discard(number)
-
-    async def run() -> None:
-        clock = asyncio.get_running_loop().time
-        start = clock()
-        # A connection each: one that is kept may be closed by a server that thinks it idle, in the very moment.
-        limits = httpx.Limits(max_keepalive_connections=0)
-        async with (
-            httpx.AsyncClient(timeout=PATIENCE, trust_env=False, limits=limits) as client,
-            asyncio.TaskGroup() as tasks,
-        ):
-            while not ended.is_set():
-                asked.open.add(asked.number)
-                tasks.create_task(ask(client, asked.number, wishes[asked.number % len(wishes)]))
-                asked.number += 1
-                await asyncio.sleep(start + asked.number / rate - clock())
-
-    thread = threading.Thread(target=lambda: asyncio.run(run()))
-    thread.start()
-    try:
-        yield asked
-    finally:
-        ended.set()
-        thread.join(2 * PATIENCE)
-
-
-def unharmed(said: str, answers: Collection[Answer]) -> Figures:
-    """That each of *answers* is one that its wish has when nothing is away; how long they took is only told."""
-    odd = [answer for answer in answers if answer.status not in answer.wish.statuses]
-    assert answers
-    assert not odd, f"{said}: {odd[:3]}"
-    took = [1000 * answer.seconds for answer in answers]
-    cut = quantiles(took, n=100, method="inclusive")
-    figures = f"{cut[49]:.0f} / {cut[98]:.0f} / {max(took):.0f}"
-    return Figures({f"{said}: requests, all answered as ever": len(answers), f"{said}: ms, p50 / p99 / max": figures})
 
 
 @dataclass(frozen=True)
@@ -256,9 +158,16 @@ def collector_away(directory: Path, outage: float = 0.0, **variables: Any) -> Fi
                 for service in OURS:
                     page(running.services[service])
                 time.sleep(max(0.0, until - time.monotonic()))
-                for text, count in before.items():
-                    figures[f"{name}: lines of ours, {text!r}"] = told(running, text) - count
+                lines = {text: told(running, text) - count for text, count in before.items()}
+                figures.update({f"{name}: lines of ours, {text!r}": count for text, count in lines.items()})
+                if outage > GIVES_UP:
+                    assert lines[DROPS], "spans are dropped, and nothing says so"
                 back()
+
+        def tried() -> None:
+            before = told(running, TRIES_AGAIN)
+            asked.more(MEANWHILE)
+            eventually(lambda: told(running, TRIES_AGAIN) > before, "an exporter to say that it tries again")
 
         def running_on(name: str, seconds: float) -> None:
             with course.phase(name):
@@ -267,9 +176,9 @@ def collector_away(directory: Path, outage: float = 0.0, **variables: Any) -> Fi
         with asking(wishes(running)) as asked:
             with course.phase("before"):
                 asked.more(MEANWHILE)
-            away("SIGTERM", partial(collector.stop, signal.SIGTERM), collector.start, partial(asked.more, MEANWHILE))
+            away("SIGTERM", partial(collector.stop, signal.SIGTERM), collector.start, tried)
             running_on("between, and SIGKILL is next", running.wait + 2)
-            away("SIGKILL", partial(collector.stop, signal.SIGKILL), collector.start, partial(asked.more, MEANWHILE))
+            away("SIGKILL", partial(collector.stop, signal.SIGKILL), collector.start, tried)
             running_on("between, and SIGSTOP is next", max(2.0, outage / 2))
             away(
                 "SIGSTOP",
@@ -305,7 +214,7 @@ def told(running: Shop, text: str) -> int:
 
 
 def opening(course: Course, verdicts: list[Verdict]) -> Figures:
-    """How many of the dots of each phase are dead; of the last, and of before, none is."""
+    """How many of the dots of each phase are dead, which none of the last one is."""
     figures = Figures()
     for phase in course.phases:
         there = [verdict for verdict in verdicts if course.of(verdict.dot.time) == phase.name]

@@ -21,7 +21,7 @@ from typing import Final
 import pytest
 
 from tests.faults.figures import Figures, line
-from tests.stack import killing, losing, opening
+from tests.stack import broken, killing, losing, opening
 from tests.stack.build import programs
 
 Part = Callable[[Path], Figures]
@@ -57,6 +57,9 @@ def parts(seed: int) -> dict[str, Part]:
             losing.overload, rate=400, duration=30, TRACES_IN_MEMORY="1000"
         ),
         "parents elsewhere": partial(losing.parents, requests=1_000),
+        "away for a minute: the Collector; and Prometheus": partial(
+            broken.collector_away, outage=60.0, DECISION_WAIT="30s"
+        ),
     }
 
 

@@ -14,7 +14,7 @@ import pytest
 from tests.faults.figures import Figures
 from tests.programs import eventually
 from tests.stack import composed, running
-from tests.stack.broken import Wish, asking, unharmed
+from tests.stack.asking import Wish, asking, unharmed
 from tests.stack.lean import Server
 from tests.stack.process import Program, started
 from tests.stack.sending import Span, arrive, send

@@ -14,7 +14,8 @@ from exemplars import semconv
 from tests.faults.figures import Figures
 from tests.programs import PATIENCE, eventually
 from tests.stack import running
-from tests.stack.broken import Wish, asking, page, unharmed
+from tests.stack.asking import Wish, asking, unharmed
+from tests.stack.broken import page
 from tests.stack.dots import NOT_WHOLE, Dot, Judge, Verdict
 from tests.stack.opening import EVERYTHING, shown
 from tests.stack.process import started
