@@ -28,7 +28,7 @@ from prometheus_client import Metric as MetricFamily
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from exemplars import render
-from exemplars.store import layout
+from exemplars.store import layout, ofd
 from exemplars.store.directory import Directory
 from exemplars.store.layout import Kind, Schema
 from exemplars.store.reader import Reader
@@ -369,15 +369,26 @@ def _page(*names: str) -> bytes:
     return render(REGISTRY, accept=subject.OPENMETRICS, names=names)[0]
 
 
+_owners: Final[dict[Path, int]] = {}
+
+
 def _put(path: Path, data: bytes, *, replace: bool) -> None:
-    """Have *data* at *path*: in the file that is there, or in another."""
+    """Have *data* at *path*: in the file that is there, or in another, which has an owner too.
+
+    Of one without, a reader would show no exemplar: their spans may have died with it.
+    """
     if not replace:
         path.write_bytes(data)
         return
     aside = path.with_name("aside")
     aside.write_bytes(data)
     aside.chmod(0o600)
+    owner = os.open(aside, os.O_RDWR | os.O_CLOEXEC)
+    assert ofd.take(owner)
     aside.replace(path)
+    if path in _owners:
+        os.close(_owners[path])
+    _owners[path] = owner
 
 
 def _known(paths: Sequence[Path], dots: dict[tuple[Name, str], Dot]) -> set[tuple[Name, str, Dot]]:
