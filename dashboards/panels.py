@@ -37,10 +37,22 @@ def fixed(color: str) -> list[DynamicConfigValue]:
     return [DynamicConfigValue("color", {"mode": "fixed", "fixedColor": color})]
 
 
+def wide(pixels: int) -> list[DynamicConfigValue]:
+    """For a column; the others share what is left. By itself Grafana makes all alike, and the last are out of sight."""
+    return [DynamicConfigValue("custom.width", pixels)]
+
+
 def hot(panel: timeseries.Panel) -> timeseries.Panel:
-    """From yellow to red, the higher a line rises: whatever there is is bad, and green would say otherwise."""
+    """Of failures. From yellow to red, the higher a line rises: green would say that what is there is good."""
     color = dashboard.FieldColor().mode(FieldColorModeId.CONTINUOUS_YL_RD)
-    return panel.color_scheme(color.series_by(FieldColorSeriesByMode.MAX))
+    return panel.color_scheme(color.series_by(FieldColorSeriesByMode.MAX)).no_value("no failed requests")
+
+
+def limited(panel: timeseries.Panel, limit: float) -> timeseries.Panel:
+    """A line at *limit*; what ever rises above it is red, the rest blue."""
+    color = dashboard.FieldColor().mode(FieldColorModeId.THRESHOLDS).series_by(FieldColorSeriesByMode.MAX)
+    drawn = viz.GraphThresholdsStyleConfig().mode(LINE)
+    return panel.thresholds(thresholds((None, BLUE), (limit, RED))).thresholds_style(drawn).color_scheme(color)
 
 
 def figure(
@@ -50,10 +62,12 @@ def figure(
     target: prometheus.Dataquery,
     *,
     absent: str = "no requests",
-    negative: bool = False,
 ) -> stat.Panel:
-    """The newest value, and faintly behind it how it came there; *absent* where there is none. A quarter wide."""
-    panel = (
+    """The newest value; *absent* where there is none. A quarter wide.
+
+    How it came there is in the rows below: behind the number a line of its color would cross it out.
+    """
+    return (
         stat.Panel()
         .title(title)
         .description(description)
@@ -62,13 +76,12 @@ def figure(
         .no_value(absent)
         .span(6)
         .height(4)
-        .graph_mode(common.BigValueGraphMode.AREA)
+        .graph_mode(common.BigValueGraphMode.NONE)
         .color_mode(common.BigValueColorMode.VALUE)
         .reduce_options(viz.ReduceDataOptions().calcs(["lastNotNull"]))
         .thresholds(thresholds((None, BLUE)))
         .with_target(target)
     )
-    return panel if negative else panel.min(0)
 
 
 def lines(
@@ -143,6 +156,7 @@ def listing(title: str, description: str, keys: Mapping[str, str], **columns: Co
     The columns' queries have the refs A, B, C and so on, in this order: Grafana names their values by them.
     """
     fields = {**keys, **{f"Value #{ref}": name for ref, name in zip("ABCDEFGH", columns, strict=False)}}
+    first, *_ = keys.values()
     panel = (
         table.Panel()
         .title(title)
@@ -164,14 +178,15 @@ def listing(title: str, description: str, keys: Mapping[str, str], **columns: Co
             )
         )
     )
+    panel = panel.override_by_name(first, wide(110))
     for name, (unit, _) in columns.items():
-        panel = panel.override_by_name(name, [DynamicConfigValue("unit", unit)])
+        panel = panel.override_by_name(name, [DynamicConfigValue("unit", unit), *wide(110)])
     return panel
 
 
 def found(title: str, description: str, target: tempo.Dataquery) -> table.Panel:
     """Traces that Tempo finds: a row each, the id a link to the trace, the slowest first. Half wide."""
-    return (
+    panel = (
         table.Panel()
         .title(title)
         .description(description)
@@ -183,6 +198,9 @@ def found(title: str, description: str, target: tempo.Dataquery) -> table.Panel:
         .with_target(target)
         .sort_by([viz.TableSortByFieldState().display_name("Duration").desc(True)])
     )
+    for name, pixels in (("Trace ID", 110), ("Start time", 160), ("Service", 100), ("Duration", 95)):
+        panel = panel.override_by_name(name, wide(pixels))
+    return panel
 
 
 def log(title: str, description: str, target: loki.Dataquery) -> logs.Panel:

@@ -48,7 +48,7 @@ ONWARD: Final = overview("The requests of this service", links.LINE_JOB)
 
 
 def _tile(title: str, description: str, unit: str, expr: str) -> stat.Panel:
-    tile = panels.figure(title, description, unit, query(expr, legend("slo")), absent=NO_RULES, negative=True)
+    tile = panels.figure(title, description, unit, query(expr, legend("slo")), absent=NO_RULES)
     return tile.height(5).data_links([ONWARD])
 
 
@@ -101,19 +101,15 @@ def firing() -> stat.Panel:
 def burn_rates(long: str, short: str, limit: float, alert: str, gone: str) -> timeseries.Panel:
     # The lower one, in one line instead of two.
     both = f"{burn(long)} < {burn(short)} or {burn(short)}"
-    return (
-        panels.lines(
-            f"Burn rate over both {long} and {short}",
-            "How many times as fast as it may the budget burns: the lower rate of the two windows, since the long one "
-            f"tells that it matters and the short one that it goes on. {alert} above {limit:g}: at that rate a month's "
-            f"budget is gone in {gone}. A click leads to the requests.",
-            units.Short,
-            query(both, legend(*BY)),
-        )
-        .thresholds(panels.thresholds((None, "transparent"), (limit, RED)))
-        .thresholds_style(viz.GraphThresholdsStyleConfig().mode(panels.LINE))
-        .data_links([ONWARD])
+    panel = panels.lines(
+        f"Burn rate over both {long} and {short}",
+        "How many times as fast as it may the budget burns: the lower rate of the two windows, since the long one "
+        f"tells that it matters and the short one that it goes on. {alert} above {limit:g}, where a line is red: at "
+        f"that rate a month's budget is gone in {gone}. A click leads to the requests.",
+        units.Short,
+        query(both, legend(*BY)),
     )
+    return panels.limited(panel, limit).data_links([ONWARD])
 
 
 def budget() -> timeseries.Panel:
