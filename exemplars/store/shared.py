@@ -6,7 +6,7 @@ import math
 import mmap
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from exemplars.policy import Slot
@@ -157,26 +157,47 @@ class OwnFile:
         self.dormant: dict[Schema, dict[bytes, int]] = {}
 
     @classmethod
-    def obtain(cls, directory: Directory, now: float) -> "OwnFile":
+    def obtain(cls, directory: Directory, now: float, patience: float = 0.5) -> "OwnFile":
         """The first file of *directory* that nobody owns, its numbers going on; or a new one.
 
         *now* is seconds, monotonic. Exemplars that were younger than ten seconds when the last owner was alive for
-        certain, which is when it took its newest, are dropped, and live gauges start from 0. The caller holds the lock
-        of *directory*. Raises ``OSError`` where there is no room.
+        certain, which is when it took its newest, are dropped, and live gauges start from 0. Others are kept out of
+        *directory*, and waited for *patience* seconds, only until the file is chosen: going on takes the longer the
+        more stands in it, and after a reload all workers do so at once. Raises ``OSError`` where there is no room, and
+        as `Directory.locked` does.
         """
+        unfit: set[str] = set()
+        while True:
+            with directory.locked(patience):
+                file = cls._claim(directory, unfit)
+            if file._used:
+                return file
+            try:
+                file._adopt(now)
+            except (OSError, DamagedError):
+                file.close()
+                unfit.add(file.name)
+            except BaseException:
+                file.close()
+                raise
+            else:
+                return file
+
+    @classmethod
+    def _claim(cls, directory: Directory, unfit: Collection[str]) -> "OwnFile":
+        """The first file that nobody owns, nothing of it read yet, which is none of *unfit*; or a new one."""
         names = directory.files()
         for name in names:
-            with contextlib.suppress(OSError, DamagedError):
-                fd = directory.open(name, os.O_RDWR)
-                try:
-                    if ofd.take(fd):
-                        file = cls(directory, name, fd)
-                        file._adopt(now)
-                        return file
-                except BaseException:
+            if name not in unfit:
+                with contextlib.suppress(OSError):
+                    fd = directory.open(name, os.O_RDWR)
+                    try:
+                        if ofd.take(fd):
+                            return cls(directory, name, fd)
+                    except BaseException:
+                        os.close(fd)
+                        raise
                     os.close(fd)
-                    raise
-                os.close(fd)
         return cls._new(directory, names)
 
     @classmethod

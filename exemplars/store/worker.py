@@ -357,10 +357,9 @@ def _decide() -> None:
         patience = 0.0 if _pause > _RETRY else _PATIENCE
         directory = directories.of_group(_group, named, patience)
         try:
-            with directory.locked(patience):
-                if _inherited:
-                    _share_inheritance(directory)
-                own = OwnFile.obtain(directory, monotonic())
+            if _inherited:
+                _share_inheritance(directory)
+            own = OwnFile.obtain(directory, monotonic(), patience)
             directories.remove_abandoned(directory)
         except BaseException:
             directory.close()

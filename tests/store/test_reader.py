@@ -493,8 +493,7 @@ WRITER: Final = """
     from tests.store.files import JOBS, REQUESTS, opened, place, slot
 
     directory = opened(Path(sys.argv[1]))
-    with directory.locked(60.0):
-        file = OwnFile.obtain(directory, time.perf_counter())
+    file = OwnFile.obtain(directory, time.perf_counter(), 60.0)
     rounds = int(sys.argv[2])
     enough = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), enough.set()), daemon=True).start()

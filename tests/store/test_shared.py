@@ -122,7 +122,7 @@ def test_whatever_a_worker_ends_by_the_next_goes_on_with_its_file(
         assert place(adopted, JOBS, "7").add(0, 1.0) is None
         assert read(tmp_path, REQUESTS)["/",][:2] == ([0, 2], 3.5)
         assert read(tmp_path, JOBS)["7",][:2] == ([2], 2.0)
-        assert sorted(os.listdir(tmp_path)) == ["worker-1", "worker-2"]
+        assert sorted(os.listdir(tmp_path)) == ["lock", "worker-1", "worker-2"]
         for file in (adopted, other):
             file.close()
 
@@ -133,6 +133,24 @@ def test_a_file_that_is_owned_is_left_to_its_owner_and_the_first_free_one_is_ado
     files[2].close()
     files[1].close()
     assert [OwnFile.obtain(directory, START).name for _ in range(3)] == ["worker-2", "worker-3", "worker-5"]
+
+
+def test_while_one_goes_on_with_a_file_others_get_theirs(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All workers attach at once after a reload, each to a file that may hold thousands of series."""
+    for file in [OwnFile.obtain(directory, START) for _ in range(3)]:
+        place(file, JOBS, file.name).add(0, 1.0)
+        file.close()
+    adopt, waiting, files = OwnFile._adopt, iter(range(2)), []
+
+    def slowly(self: OwnFile, now: float) -> None:
+        for _ in waiting:
+            files.append(OwnFile.obtain(directory, START, patience=0.0))
+        adopt(self, now)
+
+    monkeypatch.setattr(OwnFile, "_adopt", slowly)
+    files.append(OwnFile.obtain(directory, START, patience=0.0))
+    assert sorted(file.name for file in files) == ["worker-1", "worker-2", "worker-3"]
+    assert [place(file, JOBS, file.name).counts for file in files] == [[1]] * 3
 
 
 def test_a_number_that_is_free_is_used_again(directory: Directory, tmp_path: Path) -> None:
@@ -514,7 +532,7 @@ def test_a_limit_of_the_size_of_files_refuses_room_and_ends_no_process(tmp_path:
     """The system would send a signal that ends a process: CPython ignores it, others that begin processes do not."""
     process = start(LIMITED, tmp_path)
     output, _ = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, output.splitlines()) == (0, ["True []", "True True 131072"])
+    assert (process.returncode, output.splitlines()) == (0, ["True ['lock']", "True True 131072"])
 
 
 def test_a_file_grows_also_where_the_locked_descriptor_is_somebody_elses_by_now(own: OwnFile, tmp_path: Path) -> None:
@@ -580,7 +598,7 @@ def test_on_a_full_disk_a_worker_counts_on_in_what_it_has(tiny: Path) -> None:
     one, two = OwnFile.obtain(directory, START), OwnFile.obtain(directory, START)
     with pytest.raises(OSError):
         OwnFile.obtain(directory, START)
-    assert sorted(os.listdir(tiny)) == ["worker-1", "worker-2"], "nothing of what had no room is left"
+    assert sorted(os.listdir(tiny)) == ["lock", "worker-1", "worker-2"], "nothing of what had no room is left"
     records: list[FileRecord] = []
     with pytest.raises(OSError):
         while True:
