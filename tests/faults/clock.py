@@ -10,11 +10,13 @@ from tests.faults.figures import Figures
 from tests.faults.kills import kill
 from tests.faults.load import Load
 from tests.faults.pages import Rules
-from tests.faults.scraping import Scraper, judge, settled, watched
+from tests.faults.scraping import Scraper, judge, settled, stored, watched
 from tests.faults.servers import COMMANDS, WORKERS, running
+from tests.programs import eventually
 
 # Milliseconds by which a clock may be off: what clock services correct, what somebody sets by hand, another time zone.
 STEPS_MS: Final = (3, 800, 60_000, 10_800_000)
+ENOUGH: Final = 10  # different exemplars, of which more are to be shown before it ends
 _MAX_AGE: Final = 2.0  # seconds: exemplars vanish while older ones of other workers are there
 
 
@@ -34,11 +36,12 @@ def run(name: str, steps_ms: int, kills: int, directory: Path, seed: int, enviro
         scraper = Scraper(server, rules.check, most_files=WORKERS, pause=0.01)
         with load.going_on(), scraper.going_on():
             prometheus.scraped("campaign", times=4)
-            killed, _ = kill(server, load, scraper, kills, random.Random(seed))
+            killed, _ = kill(server, rules, scraper, kills, random.Random(seed))
             prometheus.scraped("campaign", times=8)
+            eventually(lambda: len(rules.exemplars) > ENOUGH, "different exemplars", lambda: rules.exemplars)
+            eventually(lambda: stored(prometheus), "an exemplar in Prometheus", lambda: server.log[-3000:])
         last = settled(server, WORKERS, rules.check)
         found = Figures({"workers killed": len(killed)})
         found.add(counting.check(rules, last, killed))
         found.add(judge(prometheus, scrapes))
-        assert rules.exemplars
         return found

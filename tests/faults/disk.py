@@ -106,10 +106,15 @@ TROUBLES: Final[dict[str, Trouble]] = {
 
 def more(server: Server, load: Load) -> None:
     """Have further workers, which attach now."""
-    before = len(load.seen)
-    for _ in range(_MORE):
+    before, started = len(load.seen), len(server.children())
+    for number in range(1, _MORE + 1):
         os.kill(server.master, signal.SIGTTIN)
-        time.sleep(0.1)  # equal signals at once may become one
+        # Equal signals at once may become one.
+        eventually(
+            lambda number=number: len(server.children()) >= started + number,  # type: ignore[misc]
+            "one more worker",
+            lambda: server.log[-3000:],
+        )
     eventually(lambda: len(load.seen) >= before + _MORE, "more workers to serve", lambda: server.log[-3000:])
 
 

@@ -13,7 +13,7 @@ from tests.faults import counting
 from tests.faults.figures import Figures
 from tests.faults.load import Load
 from tests.faults.pages import Rules
-from tests.faults.scraping import Scraper, answered, judge, settled, watched
+from tests.faults.scraping import Scraper, answered, judge, settled, stored, watched
 from tests.faults.servers import COMMANDS, WORKERS, Server, running
 from tests.programs import eventually
 
@@ -33,11 +33,12 @@ def run(name: str, count: int, directory: Path, seed: int, environment: Mapping[
         rules = Rules(load)
         scraper = Scraper(server, rules.check, most_files=WORKERS, pause=0.03)
         with load.going_on(), scraper.going_on():
-            killed, rounds = kill(server, load, scraper, count, random.Random(seed))
+            killed, rounds = kill(server, rules, scraper, count, random.Random(seed))
             eventually(lambda: len(serving(server, load) - killed.keys()) == WORKERS, "all workers to be back")
             prometheus.scraped("campaign", times=4)
             # Which worker a connection wakes is the kernel's choice; under load none is for ever the one that waits.
             eventually(lambda: len(answered(scrapes)) >= WORKERS, "scrapes by several workers", scrapes.read_text)
+            eventually(lambda: stored(prometheus), "an exemplar in Prometheus", lambda: server.log[-3000:])
         last = settled(server, WORKERS, rules.check)
         found = Figures({"workers killed": len(killed), "kills of all four at once": rounds[WORKERS]})
         found.add(counting.check(rules, last, killed))
@@ -54,11 +55,20 @@ def serving(server: Server, load: Load) -> set[int]:
 
 
 def kill(
-    server: Server, load: Load, scraper: Scraper, count: int, choose: random.Random
+    server: Server, rules: Rules, scraper: Scraper, count: int, choose: random.Random
 ) -> tuple[dict[int, float], list[int]]:
-    """Kill *count* workers that have served, some at a time: when each was killed, and how often how many at once."""
+    """Kill *count* workers that have served, some at a time: when each was killed, and how often how many at once.
+
+    One of them, each time, has answered a scrape: however slow those are, pages by many workers are checked.
+    """
+    load = rules.load
     killed: dict[int, float] = {}
     rounds = [0] * (WORKERS + 1)
+
+    def answering() -> list[int]:
+        scraper.check()
+        return sorted((serving(server, load) & rules.workers) - killed.keys())
+
     while len(killed) < count:
         number = min(choose.choice(_AT_ONCE), count - len(killed))
         eventually(
@@ -66,9 +76,11 @@ def kill(
             f"{number} workers to serve",
             lambda: server.log[-3000:],
         )
+        eventually(answering, "one of them to answer a scrape", lambda: server.log[-3000:])
         time.sleep(choose.uniform(0, 0.1))
         alive = sorted(serving(server, load) - killed.keys())
-        victims = choose.sample(alive, min(number, len(alive)))
+        victims = [choose.choice(answering())]
+        victims += choose.sample([pid for pid in alive if pid not in victims], min(number, len(alive)) - 1)
         for pid in victims:
             killed[pid] = time.monotonic()
             with suppress(ProcessLookupError):

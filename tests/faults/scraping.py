@@ -109,6 +109,11 @@ def watched(server: Server, directory: Path, interval: str = "500ms") -> Iterato
         yield watcher
 
 
+def stored(watcher: Prometheus) -> int:
+    """How many exemplars Prometheus has stored."""
+    return round(figures(watcher)["prometheus_tsdb_exemplar_exemplars_appended_total"])
+
+
 def answered(scrapes: Path) -> set[str]:
     """Who answered Prometheus, by what the workers have noted in *scrapes*."""
     return set(scrapes.read_text().split()) if scrapes.exists() else set()

@@ -8,6 +8,7 @@ from typing import Final
 from exemplars import metrics
 
 LONGEST: Final = 1.0  # seconds until the next step
+FURTHEST: Final = 0.25  # of the steps go ahead as far as any may, or after a while nothing would be newer any more
 GRAIN_NS: Final = 250_000_000  # coarse, so that workers often tell the same time
 
 
@@ -23,7 +24,9 @@ class Stepping:
     def __call__(self) -> int:
         now = time.monotonic()
         if now >= self._until:
-            self._offset_ns = self._choose.randint(-self._most_ms, self._most_ms) * 1_000_000
+            furthest = self._choose.random() < FURTHEST
+            offset_ms = self._most_ms if furthest else self._choose.randint(-self._most_ms, self._most_ms)
+            self._offset_ns = offset_ms * 1_000_000
             self._until = now + self._choose.uniform(0, LONGEST)
         return time.time_ns() // GRAIN_NS * GRAIN_NS + self._offset_ns
 

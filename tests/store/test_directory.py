@@ -241,7 +241,7 @@ for number in range(rounds):
             # The last place has room for everybody: who finds none anywhere is no case of this test.
             directory._check_room = lambda fd: None if tries or tries.append(fd) else moody(fd)
             os.read(barrier[0], 1)
-            os.write(answers[1], directory.of_group(group, None).path.encode() + b"\\n")
+            os.write(answers[1], directory.of_group(group, None, 60.0).path.encode() + b"\\n")
             os._exit(0)
         children.append(child)
     os.close(barrier[0]), os.close(barrier[1])  # all go at once
@@ -1237,7 +1237,7 @@ def attach(times):
         times -= 1
         while True:
             try:
-                found = directory.of_group(group, None)
+                found = directory.of_group(group, None, 60.0)
                 with found.locked(patience=60.0):
                     name = f"worker-{os.getpid()}"
                     fd = found.open(name, os.O_RDWR | os.O_CREAT)
@@ -1256,7 +1256,7 @@ def attach(times):
 
 def remove(parent):
     directory._is_gone = lambda group, sibling: True
-    here, removed = directory.of_group(beside, None), 0
+    here, removed = directory.of_group(beside, None, 60.0), 0
     fd = here.open(f"worker-{os.getpid()}", os.O_RDWR | os.O_CREAT)
     assert ofd.take(fd)
     while os.getppid() == parent and not os.path.exists(place + "/stop"):
