@@ -178,7 +178,7 @@ def listing(title: str, description: str, keys: Mapping[str, str], **columns: Co
             )
         )
     )
-    panel = panel.override_by_name(first, wide(110))
+    panel = panel.override_by_name(first, wide(90))
     for name, (unit, _) in columns.items():
         panel = panel.override_by_name(name, [DynamicConfigValue("unit", unit), *wide(110)])
     return panel
