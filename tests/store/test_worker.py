@@ -389,16 +389,18 @@ def test_numbers_from_before_the_fork_are_counted_once_and_gauges_are_kept(tmp_p
     script = """
         import threading
         reads, writes = os.pipe()
+        counted, tells = os.pipe()
         pids = []
         for number in range(3):
             pid = os.fork()
             if not pid:
                 child()
+                os.write(tells, b"x")
                 os.read(reads, 1)
                 os._exit(0)
             pids.append(pid)
-            eventually(lambda: len(files()) == number + 1)
-            time.sleep(0.3)
+            os.read(counted, 1)
+            assert len(files()) == number + 1
         os.write(writes, b"123")
         for pid in pids:
             assert os.waitpid(pid, 0)[1] == 0
