@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -99,6 +100,8 @@ def test_exemplars_of_request_durations_are_read_and_no_others() -> None:
 
 # Spans
 
+CHUNKED: Final = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+
 
 def test_spans_are_received_from_a_real_exporter_and_put_in_order() -> None:
     traces = Traces()
@@ -124,6 +127,28 @@ def test_spans_are_received_from_a_real_exporter_and_put_in_order() -> None:
     ]
     assert tree[0][1].span_id == f"{request.get_span_context().span_id:016x}"
     assert all(span.start <= span.end for _, span in tree)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n\x0a\x7f", CHUNKED, CHUNKED + b"9\r\n\x0a\x7f"],
+    ids=["nothing", "cut", "headers only", "cut chunk"],
+)
+def test_services_that_end_in_the_middle_of_a_request_are_no_news(
+    sent: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with receiving(Traces()) as url:
+        for how in (b"", struct.pack("ii", 1, 0)):
+            with socket.create_connection(("127.0.0.1", urlsplit(url).port or 0)) as service:
+                service.sendall(sent)
+                if how:  # closed, it resets the connection
+                    service.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)
+        exporter = OTLPSpanExporter(url)  # accepted after them
+        exporter.export([])
+        exporter.shutdown()  # type: ignore[no-untyped-call]
+    threads = threading.enumerate
+    eventually(lambda: not any("process_request" in thread.name for thread in threads()), "the end of both", threads)
+    assert capfd.readouterr() == ("", "")
 
 
 def span(name: str, span_id: str, parent_id: str = "", *, start: float = 0.0, end: float = 1.0) -> Span:

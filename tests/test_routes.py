@@ -686,10 +686,10 @@ def test_dispatcher_in_starlette(inside: bool) -> None:
 @pytest.fixture(scope="module")
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
     """For a2wsgi, whose own loops run for ever."""
-    # Requests that were left in the middle end now, and those of this test when it is over. Else it may be while Flask
-    # has Python parse a route: what they log has a traceback, for which CPython 3.11 parses too, and of two at once the
-    # outer one fails.
-    gc.collect()
+    # Flask has Python parse each route. Was a collection to end coroutines meanwhile, other threads would have a turn,
+    # and one that logs a traceback parses too: of two at once, CPython 3.11 fails the outer one ("AST constructor
+    # recursion depth mismatch").
+    gc.disable()
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -701,7 +701,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
         with suppress(asyncio.CancelledError):
             loop.run_until_complete(task)
     loop.close()
-    gc.collect()
+    gc.enable()
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,7 @@ class _File:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.inode = 0
         self.owned = False
         # When its owner was last known to live; seconds, monotonic.
         self.alive_at = -math.inf
@@ -324,9 +325,14 @@ class Reader:
         """Bring what *file* says up to date."""
         with self._opened(file) as fd:
             start = os.pread(fd, layout.HEADER, 0)
-            size = os.fstat(fd).st_size  # afterwards: it grows before it says so
+            status = os.fstat(fd)  # afterwards: it grows before it says so
+            size = status.st_size
             if file.name not in self._files and not any(start) and (not size or ofd.held(fd)):
                 raise FileNotFoundError(f"{file.name} is only being made")
+            if status.st_ino != file.inode:
+                # Another file of that name may have like records where known ones end, and other ones before.
+                yield from self._forget(file)
+                file.inode = status.st_ino
             end = layout.used(start, size)
             self._files[file.name] = file
             asked_at = monotonic()

@@ -209,6 +209,38 @@ def test_room_that_is_used_again_by_another_series_is_seen(directory: Directory,
     assert watch.reports == []
 
 
+def test_another_file_in_the_place_of_a_known_one_is_read_from_its_beginning(
+    directory: Directory, tmp_path: Path
+) -> None:
+    """Else nothing more of it would be found where its records begin alike, and then end elsewhere."""
+
+    def content(schema: Schema) -> bytes:
+        aside = tmp_path / schema.name
+        aside.mkdir()
+        there = opened(aside)
+        (file,) = workers(there, 1)
+        place(file, JOBS, "a").add(0, 1.0)
+        place(file, schema).add(0, 1.0)
+        file.close()
+        there.close()
+        return (aside / "worker-1").read_bytes()
+
+    name, other = tmp_path / "worker-1", Schema("", "counter", "other" * 40)
+    known = content(Schema("", "counter", "known"))
+    *_, (last, _) = layout.records(known, layout.HEADER, layout.used(known, len(known)))
+    known = known[: layout.USED_AT] + last.to_bytes(8, sys.byteorder) + known[layout.USED_AT + 8 :]
+    watch = Watch(directory)
+    name.write_bytes(known)
+    name.chmod(0o600)
+    assert set(watch.series(JOBS)) == {("a",)}
+    (tmp_path / "new").write_bytes(content(other))
+    (tmp_path / "new").chmod(0o600)
+    (tmp_path / "new").replace(name)
+    assert set(watch.series(JOBS)) == {("a",)}
+    assert watch.series(other)[()][0] == [1]
+    assert watch.reports == []
+
+
 def test_a_file_that_is_only_being_made_is_no_damage(directory: Directory, tmp_path: Path) -> None:
     watch = Watch(directory)
     (tmp_path / "worker-1").touch()
