@@ -4,7 +4,8 @@ A header of 64 bytes, then records without a gap, each a multiple of 16 bytes lo
 is either one aligned 8-byte number, which a machine stores at once, or bears a CRC-32: Python has no memory fences, so
 that nothing can be said by the order of two stores.
 
-    header   magic, version, a mark of the byte order; the offset after the last record; the process that wrote last
+    header   magic, version, a mark of the byte order; the offset after the last record; the process that writes, or 0
+             while one takes over what another has left
     record   head of 16 bytes: length, kind, length of the key, offset of its schema, CRC-32 of these and the key; key
     schema   its key is a `Schema` as JSON
     series   its key are the label values as JSON; then sum and time of the last set (two doubles), a count per bucket,
@@ -202,7 +203,17 @@ def place(key_length: int, buckets: int) -> Place:
 
 def header(pid: int) -> bytes:
     """The header of a file without records."""
-    return (MAGIC + _U64.pack(HEADER) + _U64.pack(pid)).ljust(HEADER, b"\0")
+    return (MAGIC + _U64.pack(HEADER) + encode_pid(pid)).ljust(HEADER, b"\0")
+
+
+def encode_pid(pid: int) -> bytes:
+    """The bytes of *pid* in a header; 0: who has the file now is not done with what another has left."""
+    return _U64.pack(pid)
+
+
+def is_taken_over(data: bytes) -> bool:
+    """Whether the file that begins with *data*, if it has an owner, still is as another has left it."""
+    return data[PID_AT : PID_AT + 8] == encode_pid(0)
 
 
 def used(data: bytes, size: int) -> int:

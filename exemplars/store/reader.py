@@ -324,7 +324,9 @@ class Reader:
     def _read(self, file: _File) -> Iterator[None]:
         """Bring what *file* says up to date."""
         with self._opened(file) as fd:
-            start = os.pread(fd, layout.HEADER, 0)
+            asked_at = monotonic()
+            held = ofd.held(fd)
+            start = os.pread(fd, layout.HEADER, 0)  # after the owner was asked for: who takes it over says so at once
             status = os.fstat(fd)  # afterwards: it grows before it says so
             size = status.st_size
             if file.name not in self._files and not any(start) and (not size or ofd.held(fd)):
@@ -335,8 +337,7 @@ class Reader:
                 file.inode = status.st_ino
             end = layout.used(start, size)
             self._files[file.name] = file
-            asked_at = monotonic()
-            owned = ofd.held(fd)
+            owned = held and not layout.is_taken_over(start)
             if owned:
                 file.alive_at = asked_at
             if owned != file.owned:

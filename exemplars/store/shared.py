@@ -6,7 +6,7 @@ import math
 import mmap
 import os
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 from exemplars.policy import Slot
@@ -173,7 +173,8 @@ class OwnFile:
             if file._used:
                 return file
             try:
-                file._adopt(now)
+                with file._taking_over():
+                    file._adopt(now)
             except (OSError, DamagedError):
                 file.close()
                 unfit.add(file.name)
@@ -402,6 +403,21 @@ class OwnFile:
             self._segments += segments
             self._end = start + length
 
+    @contextlib.contextmanager
+    def _taking_over(self) -> Iterator[None]:
+        """Have scrapes know that what stands in the file is the last owner's still; if it stays so, it stays all."""
+        before = os.pread(self.lock_fd, layout.HEADER, 0)
+        if len(before) < layout.HEADER or not before.startswith(layout.MAGIC):
+            yield
+            return
+        os.pwrite(self.lock_fd, layout.encode_pid(0), layout.PID_AT)
+        try:
+            yield
+        except BaseException:
+            os.pwrite(self.lock_fd, before[layout.PID_AT : layout.PID_AT + 8], layout.PID_AT)
+            raise
+        os.pwrite(self.lock_fd, layout.encode_pid(self.pid), layout.PID_AT)
+
     def _adopt(self, now: float) -> None:
         """Go on where the last owner was when it ended. Raises `DamagedError` for what it can not have left."""
         size = os.fstat(self.lock_fd).st_size
@@ -436,7 +452,6 @@ class OwnFile:
                 self.free(at, head.length)
             elif head.kind == Kind.FREE:
                 self._free.setdefault(head.length, []).append(at)
-        self.words(0, layout.HEADER)[layout.PID_AT : layout.PID_AT + 8].cast("Q")[0] = self.pid
 
     def _taken_last(self, at: int, key: Key) -> float:
         """When the newest exemplar of a series was taken, in seconds of the monotonic clock."""

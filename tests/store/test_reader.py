@@ -102,7 +102,10 @@ def test_the_newest_exemplar_wins_and_two_of_one_time_show_none(directory: Direc
     assert seen == [10, 20, 20, None, 21, 30, None, 31]
 
 
-def test_where_only_the_time_is_left_no_older_exemplar_of_another_is_shown(directory: Directory) -> None:
+def test_where_only_the_time_is_left_no_older_exemplar_of_another_is_shown(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "monotonic", lambda: 1006.0)
     files = workers(directory, 2)
     one, two = (place(file, REQUESTS, "/") for file in files)
     one.put(0, slot(1.0, 50, 995.0), None)
@@ -144,10 +147,19 @@ def test_what_may_have_died_unsent_with_its_worker_is_hidden_until_somebody_has_
     assert dots(Watch(directory)) == [None, None], "this one has never seen its owner alive"
     now += 60.0
     assert dots(watch) == [10, None], "it does not become any better"
-    others.put(0, slot(3.0, 30, 1000.0), others.slots[0])
-    assert dots(watch) == [10, 30]
+    adopt = OwnFile._adopt
+    meanwhile = []
+
+    def adopting(file: OwnFile, at: float) -> None:
+        meanwhile.append((dots(watch), dots(Watch(directory))))
+        adopt(file, at)
+
+    monkeypatch.setattr(OwnFile, "_adopt", adopting)
     adopted = OwnFile.obtain(directory, now)
     assert adopted.name == "worker-1"
+    assert meanwhile == [([10, None], [None, None])]
+    assert dots(watch) == dots(Watch(directory)) == [10, None]
+    others.put(0, slot(3.0, 30, 1000.0), others.slots[0])
     assert dots(watch) == dots(Watch(directory)) == [10, 30]
     for file in (adopted, living):
         file.close()
