@@ -155,6 +155,23 @@ def span(name: str, span_id: str, parent_id: str = "", *, start: float = 0.0, en
     return Span("t", span_id, parent_id, "front", name, start, end, failed=False, marked=False)
 
 
+# Logs
+
+
+@pytest.mark.parametrize("access", [True, False])
+def test_the_log_file_has_access_lines_only_where_the_server_has_them(access: bool, tmp_path: Path) -> None:
+    snippet = (
+        "import logging, sys, uvicorn; from exemplars.demo import logs; "
+        "uvicorn.Config('', access_log=sys.argv[1] == 'True'); logs.configure(); "
+        # As it asks itself before it makes a line.
+        "log = logging.getLogger('uvicorn.access'); log.hasHandlers() and log.info('%s %s %s %s %d', *'abcd', 200)"
+    )
+    lines = tmp_path / "lines"
+    environment = {"PYTHONPATH": os.pathsep.join(PACKAGES), "LOG_FILE": str(lines)}
+    subprocess.run([sys.executable, "-c", snippet, str(access)], env=environment, check=True, timeout=PATIENCE)
+    assert ("uvicorn.access" in lines.read_text()) is access
+
+
 # Screen
 
 

@@ -50,4 +50,4 @@ def configure() -> None:
 
 
 def _keeps_to_itself(logger: logging.Logger) -> bool:
-    return not logger.propagate
+    return not logger.propagate and bool(logger.handlers)  # without any it is off, as by --no-access-log
