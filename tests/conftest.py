@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import signal
 import sys
 
 import pytest
@@ -14,6 +15,10 @@ settings.load_profile("project")
 # A thread may hold coverage's lock at the moment of a fork; the child, measured on, would wait for it for ever.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: sys.settrace(None))
+
+# A shell has what it starts in the background ignore Ctrl-C, and so would the programs that tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
