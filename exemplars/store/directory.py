@@ -174,7 +174,8 @@ def named(environ: Mapping[str, str] = os.environ) -> tuple[str, str] | None:
     """The variable that names a directory for shared files, and that directory's absolute path.
 
     ``EXEMPLARS_DIR`` (made, if only its last component is missing) goes before ``PROMETHEUS_MULTIPROC_DIR``; an empty
-    one counts as not set. ``None`` if neither is set. Raises ``ValueError`` if what is named cannot be used.
+    one counts as not set. ``None`` if neither is set. Raises ``ValueError`` if what is named cannot be used, and
+    ``OSError`` if that cannot be told just now, for want of descriptors or memory.
     """
     for variable in (OWN_VARIABLE, *CLIENT_VARIABLES):
         value = environ.get(variable)
@@ -189,6 +190,7 @@ def named(environ: Mapping[str, str] = os.environ) -> tuple[str, str] | None:
         os.close(os.open(path, _PASS))
         kind = _kind(path)
     except (OSError, ValueError) as error:
+        _unless_undecided(error)
         raise ValueError(f"{variable} is {value!r}, no directory to use ({_reason(error)}): {way_out}") from None
     if not os.access(path, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         raise ValueError(f"{variable} is {value!r}, where this process may not write: {way_out}")
@@ -345,12 +347,15 @@ def _existing(places: Iterable[str], name: str) -> Directory | None:
     return None
 
 
-def _unless_undecided(error: OSError) -> None:
-    """Raise *error* if it says nothing about a place, only that this process cannot look just now.
+def is_undecided(error: Exception) -> bool:
+    """Whether *error* says nothing about a place, only that this process cannot look just now."""
+    for_now = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+    return isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno in for_now)
 
-    To go on to the next place then would part it from the workers that can.
-    """
-    if isinstance(error, TimeoutError) or error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+
+def _unless_undecided(error: Exception) -> None:
+    """Raise *error* if it is one: to go on to the next place would part this process from the workers that can look."""
+    if is_undecided(error):
         raise error
 
 

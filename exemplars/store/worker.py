@@ -4,6 +4,7 @@ Decided at the first observation or scrape, never at import: before, a server ma
 has a `Pending` record, and afterwards one in the file or in private memory.
 """
 
+import contextlib
 import logging
 import math
 import os
@@ -110,8 +111,9 @@ _decided = False
 _attaching = False
 _inherited = False  # whether there are numbers from before a fork
 _group: group.Group | None = None  # remembered: a worker that outlives its master is of the group still
+_is_shared = False  # whether pages are the group's, or nothing where it cannot be read; else this process's own
 _own: OwnFile | None = None
-_reader: Reader | None = None
+_reader: Reader | None = None  # without a file of one's own as well
 _shown: Reader | None = None  # what pages show: the reader, once it has read everything
 _retry_at = 0.0  # seconds, monotonic; 0: nothing was refused
 _pause = _RETRY  # until the attempt after the next
@@ -135,8 +137,9 @@ def check_configuration() -> None:
     global _checked
     # The master of workers may be another user than they are: what it may make or write to says nothing of them.
     if not _checked and ofd.SUPPORTED and not group.is_master():
-        directories.named()
-        _checked = True
+        with contextlib.suppress(OSError):  # then the next metric's turn
+            directories.named()
+            _checked = True
 
 
 def to_be_shared() -> bool:
@@ -227,8 +230,8 @@ def left(subject: Subject) -> list[bytes]:
 
 
 def shared() -> bool:
-    """Whether this process shares its numbers, and its pages answer for all."""
-    return _own is not None
+    """Whether this process's pages answer for all, if they do at all: its own numbers may have no room yet."""
+    return _is_shared
 
 
 def workers() -> int:
@@ -246,7 +249,7 @@ def merged(subject: Subject) -> list[Merged] | None:
 
     None at all until everything was read once: a gap does no harm, where numbers that fall look like a restart.
     """
-    if _own is None:
+    if not _is_shared:
         return None
     schema = subject.schema
     if schema is None:
@@ -342,8 +345,11 @@ def attach() -> None:
 
 
 def _decide() -> None:
-    """Join the group that this process belongs to, if there is one."""
-    global _group, _own, _reader
+    """Join the group that this process belongs to, if there is one.
+
+    Where it gets no file, or cannot even look, others may have one: pages with its own numbers alone would fall.
+    """
+    global _group, _own, _reader, _is_shared
     try:
         if not ofd.SUPPORTED:
             faults.say(logging.INFO, "numbers are in private memory: shared files are for 64-bit Linux")
@@ -355,22 +361,22 @@ def _decide() -> None:
         named = directories.named()
         _group = None if isinstance(found, str) else found
         patience = 0.0 if _pause > _RETRY else _PATIENCE
-        directory = directories.of_group(_group, named, patience)
-        try:
-            if _inherited:
-                _share_inheritance(directory)
-            own = OwnFile.obtain(directory, monotonic(), patience)
-            directories.remove_abandoned(directory)
-        except BaseException:
-            directory.close()
-            raise
+        if _reader is None:
+            directory = directories.of_group(_group, named, patience)
+            _reader = Reader(directory, partial(_report, directory.path))
+        directory = _reader.directory
+        if _inherited:
+            _share_inheritance(directory)
+        own = OwnFile.obtain(directory, monotonic(), patience)
+        directories.remove_abandoned(directory)
     except Exception as error:
         _try_later()
-        faults.note("store", _traced(error), f"numbers are in private memory, each worker shows its own only: {error}")
+        _is_shared = _reader is not None or directories.is_undecided(error)
+        page = "on no page until they can be shared" if _is_shared else "each worker shows its own only"
+        faults.note("store", _traced(error), f"numbers are in private memory, {page}: {error}")
         return
-    _own = own
+    _own, _is_shared = own, True
     _it_went_well()
-    _reader = Reader(directory, partial(_report, directory.path))
     faults.say(
         logging.INFO,
         "numbers are shared in %s, by %s",
@@ -483,6 +489,9 @@ def _mend() -> None:
         return
     if _own is None:
         if _retry_at:
+            if _reader is not None and _reader.directory.lost():
+                _reader.directory.close()
+                _reader = _shown = None
             _retry_at = 0.0
             _decided = False
             attach()
@@ -601,21 +610,23 @@ tallies.changed = _tell
 
 def _after_fork() -> None:
     """In a forked child: nothing of the parent's is written or owned any more. Opens nothing, logs nothing."""
-    global _decided, _attaching, _group, _own, _reader, _shown, _inherited, _retry_at, _pause
+    global _decided, _attaching, _group, _is_shared, _own, _reader, _shown, _inherited, _retry_at, _pause
     _inherited = _own is None and (_decided or _inherited)
     if _own is not None:
         own = _own
         for shared_record in (*_shared_records(), *(told for told, _ in _told.values())):
             shared_record.let_go()
         own.close()
-        own.directory.close()
         _to_zero()
     elif _decided:
         for subject in list(_subjects):
             for series in subject.every_child():
                 record = series.record
                 series.record = _going_on(Pending(len(record.counts)), record)
-    _decided = _attaching = False
+    where = _own or _reader
+    if where is not None:
+        where.directory.close()
+    _decided = _attaching = _is_shared = False
     _own, _reader, _shown = None, None, None
     _retry_at, _pause = 0.0, _RETRY
     _group = None

@@ -504,6 +504,7 @@ def test_a_lock_that_somebody_closes_is_noticed_and_nothing_is_counted_twice_or_
 
 
 def test_without_descriptors_it_counts_in_private_and_shares_later(tmp_path: Path) -> None:
+    """And is on no page until then: others may share, and its own numbers alone would look like a restart."""
     script = """
         logging.basicConfig()
         counter = Counter("c", "d")
@@ -518,8 +519,8 @@ def test_without_descriptors_it_counts_in_private_and_shares_later(tmp_path: Pat
         for _ in range(5):
             counter.inc()
             worker._retry_at = worker._retry_at and 1e-9
-            assert page("c_") == {"c_total": counter.child(()).record.sum}
-        assert not worker.shared() and errors()["store"] > 1
+            assert page("c_") == {}
+        assert worker.shared() and errors()["store"] > 1
         for fd in held:
             os.close(fd)
         worker._retry_at = worker._retry_at and 1e-9
@@ -684,6 +685,8 @@ def test_a_stopped_process_in_the_directory_keeps_the_first_attempt_only_and_is_
         counter, now = Counter("c", "d"), 0.0
         worker.monotonic = lambda: now
         directory = worker.directories.of_group(None, worker.directories.named())
+        other = another()
+        other("counter.inc(1000)")
         held, tried, waited = directory.try_lock(), [], {}
         assert held is not None
 
@@ -699,16 +702,51 @@ def test_a_stopped_process_in_the_directory_keeps_the_first_attempt_only_and_is_
 
         counter.inc()
         while now < 200:
-            assert page("c_") == {"c_total": 1.0}
+            assert page("c_") == {"c_total": 1000.0}, "that of the others"
             now += 0.5
-        print(sorted(set(tried)), {at: round(seconds, 3) for at, seconds in waited.items()}, worker.shared())
+        print(sorted(set(tried)), {at: round(seconds, 3) for at, seconds in waited.items()}, files())
         os.close(held)
         now = 243.0
-        print(page("c_"), worker.shared())
+        print(page("c_"), files())
     """
     assert run(script, tmp_path).splitlines() == [
-        "[0.0, 1.0, 3.0, 7.0, 15.0, 31.0, 63.0, 123.0, 183.0] {0.0: 0.5} False",
-        "{'c_total': 1.0} True",
+        "[0.0, 1.0, 3.0, 7.0, 15.0, 31.0, 63.0, 123.0, 183.0] {0.0: 0.5} ['worker-1']",
+        "{'c_total': 1001.0} ['worker-1', 'worker-2']",
+    ]
+
+
+def test_who_gets_no_file_shows_the_others_and_what_it_counted_once_it_has_one(tmp_path: Path) -> None:
+    script = """
+        logging.basicConfig()
+        from exemplars import selfmetrics
+        selfmetrics.install(REGISTRY)
+        counter = Counter("c", "d")
+        other = another()
+        other("counter.inc(1000)")
+        new, OwnFile._new = OwnFile._new, full
+        counter.inc(7)
+        print(page("c_", "exemplars_workers", "exemplars_shared"))
+        other("counter.inc()")
+        worker._retry_at = 1e-9
+        print(page("c_"), errors()["store"] > 1)
+        shutil.rmtree(home)
+        home.mkdir()
+        other("page('c_')")
+        worker._retry_at = 1e-9
+        print(page("c_"), page("c_"))
+        OwnFile._new = new
+        worker._retry_at = 1e-9
+        print(page("c_"), other("page('c_')"), files())
+    """
+    lines = run(script, tmp_path / "shared").splitlines()
+    assert lines[:4] == [
+        "{'c_total': 1000.0, 'exemplars_workers': 1.0, 'exemplars_shared': 1.0}",
+        "{'c_total': 1001.0} True",
+        "{'c_total': 1001.0} {'c_total': 1001.0}",
+        "{'c_total': 1008.0} {'c_total': 1008.0} ['worker-1', 'worker-2']",
+    ]
+    assert [line.partition(" until")[0] for line in lines[4:] if "until" in line] == [
+        "WARNING:exemplars:store: numbers are in private memory, on no page"
     ]
 
 
