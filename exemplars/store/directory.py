@@ -347,10 +347,14 @@ def _existing(places: Iterable[str], name: str) -> Directory | None:
     return None
 
 
+class _TakenAwayError(PermissionError):
+    """A directory of ours, which others may be in, lets nobody write or search any more."""
+
+
 def is_undecided(error: Exception) -> bool:
-    """Whether *error* says nothing about a place, only that this process cannot look just now."""
+    """Whether *error* says nothing about a place, only that this process cannot join the others there just now."""
     for_now = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-    return isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno in for_now)
+    return isinstance(error, (TimeoutError, _TakenAwayError)) or (isinstance(error, OSError) and error.errno in for_now)
 
 
 def _unless_undecided(error: Exception) -> None:
@@ -444,8 +448,10 @@ def _enter(base: int, path: str, name: str, *, make: bool) -> Directory:
     try:
         status = os.fstat(fd)
         whole = os.path.join(path, name)
-        if status.st_uid != os.geteuid() or status.st_mode & 0o777 != 0o700:
+        if status.st_uid != os.geteuid() or status.st_mode & 0o077:
             raise PermissionError(f"{whole} is not a directory of this user's alone")
+        if status.st_mode & 0o700 != 0o700:
+            raise _TakenAwayError(f"{whole} has mode {status.st_mode & 0o777:03o}, where 700 is needed")
         return Directory(whole, fd)
     except BaseException:
         os.close(fd)
