@@ -34,10 +34,10 @@ test: check $(VENV)/.wheel tree
 	$(BIN)/coverage report
 	$(if $(ARGS),,$(BIN)/coverage report --include=exemplars/recorder.py --fail-under=100)
 
-# In the same tree, against the same wheel.
+# In the same tree, against the same wheel. Most of the time goes into waiting: two tests at once (see its conftest.py).
 test-stack: $(VENV)/.wheel tree
 	cd $(TREE) && $(BIN)/python -m tests.stack.build
-	cd $(TREE) && $(BIN)/python -m pytest tests/stack $(ARGS)
+	cd $(TREE) && $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder tests/stack $(ARGS)
 
 versions: tree
 	$(BIN)/nox $(ARGS)

@@ -1,6 +1,6 @@
 """What a part of the campaign did, as figures."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 
 class Figures(dict[str, float | str]):
@@ -14,6 +14,10 @@ class Figures(dict[str, float | str]):
         for name, value in others.items():
             own = self.get(name, 0)
             self[name] = own + value if not isinstance(own, str) and not isinstance(value, str) else value
+
+
+# What has figures told, and gives them back.
+Tell = Callable[[Figures], Figures]
 
 
 def line(value: float | str, name: str) -> str:

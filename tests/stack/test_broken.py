@@ -5,22 +5,12 @@ In `docs/troubleshooting.md`. The Collector is away for a minute each time in `p
 
 from pathlib import Path
 
-import pytest
-
-from tests.faults.figures import Figures
+from tests.faults.figures import Tell
 from tests.stack import broken, filling, middle
 
 
-def tell(capsys: pytest.CaptureFixture[str], figures: Figures) -> Figures:
-    with capsys.disabled():
-        print(f"\n{figures}")
-    return figures
-
-
-def test_without_a_collector_requests_are_unharmed_and_afterwards_every_dot_opens(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    figures = tell(capsys, broken.collector_away(tmp_path))
+def test_without_a_collector_requests_are_unharmed_and_afterwards_every_dot_opens(tmp_path: Path, tell: Tell) -> None:
+    figures = tell(broken.collector_away(tmp_path))
 
     for by in ("SIGTERM", "SIGKILL"):
         assert int(figures[f"{by}: lines of ours, {broken.TRIES_AGAIN!r}"]) > 0, "and nothing says so"
@@ -29,15 +19,15 @@ def test_without_a_collector_requests_are_unharmed_and_afterwards_every_dot_open
     assert int(lost) > 0, "a killed Collector forgets what waits, or it is not asked for what was killed"
 
 
-def test_a_full_disk_of_tempo_is_told_by_its_log_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    figures = tell(capsys, filling.filled(tmp_path))
+def test_a_full_disk_of_tempo_is_told_by_its_log_alone(tmp_path: Path, tell: Tell) -> None:
+    figures = tell(filling.filled(tmp_path))
 
     assert figures["full: spans that the Collector could not send"] == 0
     assert figures["full: spans that wait in the Collector"] == 0
 
 
-def test_a_service_without_an_sdk_is_a_gap_or_an_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    figures = tell(capsys, middle.without_sdk(tmp_path))
+def test_a_service_without_an_sdk_is_a_gap_or_an_end(tmp_path: Path, tell: Tell) -> None:
+    figures = tell(middle.without_sdk(tmp_path))
 
     for route in ("/products/{product}", "/stock/<product>"):
         assert figures[f"dots of {route}: whose trace has both services"] == figures[f"dots of {route}, which all open"]
