@@ -12,6 +12,7 @@ import sys
 import time
 from _thread import RLock
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -132,7 +133,7 @@ class Merged:
             total = _sum([part.sum for part in parts if part.sum >= 0])
         self._latest = (added, total, slots, changes)
 
-    def newest(self) -> tuple[list[Raw], list[tuple["_Entry", list[int]]]]:
+    def newest(self, all_owned: bool) -> tuple[list[Raw], list[tuple["_Entry", list[int]]]]:
         """The newest exemplar of each bucket as far as it is known, and in which buckets whose has to be read.
 
         None where the newest is gone or hidden, or two bear the same time: any other would be older than, or as old as,
@@ -140,24 +141,19 @@ class Merged:
         """
         buckets = self.schema.buckets
         unpack = _words(buckets).unpack
-        last = self._latest[2].raw
+        parts, last = self.parts, self._latest[2].raw
         slots: list[Raw] = [None] * buckets
-        wanted: dict[int, list[int]] = {}
-        all_owned = all(part.file.owned for part in self.parts)
-        for index, stamps in enumerate(zip(*[unpack(part.stamps) for part in self.parts], strict=True)):
+        wanted: defaultdict[int, list[int]] = defaultdict(list)
+        for index, stamps in enumerate(zip(*[unpack(part.stamps) for part in parts], strict=True)):
             stamped = max(stamps)
-            if stamped and not stamped & 1 and stamps.count(stamped) == 1:
-                slot = last[index]
-                if slot is not None and layout.stamp_of(slot) == stamped:
-                    if all_owned or not self.parts[stamps.index(stamped)].file.hides(slot):
-                        slots[index] = slot
-                else:
-                    part = stamps.index(stamped)
-                    if part in wanted:
-                        wanted[part].append(index)
-                    else:
-                        wanted[part] = [index]
-        return slots, [(self.parts[part], missing) for part, missing in wanted.items()]
+            if not stamped or stamped & 1 or stamps.count(stamped) > 1:
+                continue
+            slot = last[index]
+            if slot is None or layout.stamp_of(slot) != stamped:
+                wanted[stamps.index(stamped)].append(index)
+            elif all_owned or not parts[stamps.index(stamped)].file.hides(slot):
+                slots[index] = slot
+        return slots, [(parts[part], missing) for part, missing in wanted.items()]
 
     def show(self, slots: list[Raw]) -> None:
         """Have *slots* shown."""
@@ -505,6 +501,7 @@ class Reader:
         slots: dict[Merged, list[Raw]] = {}
         wanted: dict[_File, list[tuple[_Entry, list[int]]]] = {}
         emptied: set[Schema] = set()
+        all_owned = all(file.owned for file in self._files.values())
         for number, (merged, slots_too) in enumerate(self._changed.items(), 1):
             if not merged.parts:
                 family = self._families[merged.schema]
@@ -514,7 +511,7 @@ class Reader:
             else:
                 merged.merge()
                 if slots_too:
-                    slots[merged], missing = merged.newest()
+                    slots[merged], missing = merged.newest(all_owned)
                     for entry, buckets in missing:
                         wanted.setdefault(entry.file, []).append((entry, buckets))
             if number % _STEP == 0:
@@ -557,12 +554,13 @@ class Reader:
         if head != entry.head:
             return buckets
         missing = []
+        owned = entry.file.owned
         for index, stored in layout.read_slots(data, shape.to_slots, stamps, buckets):
             own = stored is not None and stored[16:32] == _NO_TRACE
             slots[index] = found = _with_labels(fd, stored) if stored is not None and own else stored
             if found is None:
                 missing.append(index)
-            elif entry.file.hides(found):
+            elif not owned and entry.file.hides(found):
                 slots[index] = None
         return missing
 
