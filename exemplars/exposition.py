@@ -238,7 +238,8 @@ class _Writer:
             else:
                 formats.append(tail + _OWN_LABELS)
                 filling += (_pairs(slot.labels.items()).replace("%", "%%"), amount, milliseconds / 1000)
-        return "\n".join([*formats, *self._tails[len(formats) :], ""]) % tuple(filling), shown, oldest
+        filled = "\n".join([*formats, *self._tails[len(formats) :]]) % tuple(filling)
+        return filled + "\n", shown, oldest  # a copy: what was formatted holds more memory than it shows
 
     def _samples(self, metric: Metric[Any]) -> list[tuple[str, str]]:
         """Suffix of the name and further label of each sample of a series."""
