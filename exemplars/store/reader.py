@@ -439,11 +439,12 @@ class Reader:
         Raises `DamagedError` at the first that is none.
         """
         families, entries, changed = file.families, file.entries, self._changed
+        unpack_start, from_bytes = _START.unpack_from, int.from_bytes  # once, not for each record
         at = file.walked
         try:
             while at < until:
                 here = at - base
-                length, kind, key_length, schema_at = _START.unpack_from(data, here)
+                length, kind, key_length, schema_at = unpack_start(data, here)
                 head = data[here : here + ((layout.HEAD + key_length + 15) & ~15)]
                 # One like another that was checked, in a file with the same schema, is as good.
                 family = families.get(schema_at) if kind == _SERIES else None
@@ -458,7 +459,7 @@ class Reader:
                         file.rooms.append((at, data[here : here + 8]))
                 if merged is not None:
                     head, total, set_at, counted, stamps = merged.shape.unpack(data, here)
-                    counts = int.from_bytes(counted, _ORDER)
+                    counts = from_bytes(counted, _ORDER)
                     if counts & merged.too_much:
                         counts = self._impossible(file)
                     if head == merged.head:
@@ -478,12 +479,10 @@ class Reader:
             described = layout.read_head(os.pread(fd, _LONGEST_HEAD, head.schema), head.schema, end, head.schema)
             schema = Schema.decode(described.key)
             family = file.families[head.schema] = self._families.setdefault(schema, _Family(schema))
-        if layout.place(len(head.key), family.schema.buckets).end != head.length:
+        merged = family.series.get(head.key) or Merged(family.schema, head.key)
+        if layout.padded(merged.shape.to_end) != head.length:
             raise DamagedError("record", f"the series at {at} is not as long as its schema wants")
-        merged = family.series.get(head.key)
-        if merged is None:
-            merged = family.series[head.key] = Merged(family.schema, head.key)
-        return merged
+        return family.series.setdefault(head.key, merged)
 
     def _forget(self, file: _File) -> Iterator[None]:
         """Take what *file* said out of every series."""
