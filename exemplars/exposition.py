@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from io import BytesIO
-from itertools import accumulate, chain, compress, groupby, repeat
+from itertools import accumulate, compress, groupby, repeat
 from typing import Any, Final, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
@@ -23,14 +23,15 @@ from exemplars.negotiation import Format, choose
 from exemplars.policy import Slot
 from exemplars.selfmetrics import SelfMetrics, collectors_of, plain_text_scrapes
 from exemplars.store import worker
-from exemplars.store.layout import Exemplars, taken_at, unpack_stored
+from exemplars.store.layout import Exemplars, unpack_stored
+from exemplars.store.memory import Reading
 
 _PIECE: Final = 16_384  # bytes after which a piece is handed on: a fraction of a millisecond's work
 _EOF: Final = b"# EOF\n"
-_TRACE: Final = f' # {{{semconv.TRACE_ID}="'
-_SPAN: Final = f'",{semconv.SPAN_ID}="'
+# What follows the value in a line with an exemplar: its labels, value and seconds.
+_IDS: Final = f' # {{{semconv.TRACE_ID}="%s",{semconv.SPAN_ID}="%s"}} %s %.3f'
+_OWN_LABELS: Final = " # {%s} %s %.3f"
 _number: Final = cast(Callable[[float], str], floatToGoString)
-_ZERO: Final = _number(0.0)
 # prometheus_client escapes names since 0.23.
 _ESCAPES: Final = "escaping" in inspect.signature(encode_openmetrics).parameters
 # What every escaping scheme but dots leaves as it is.
@@ -109,7 +110,7 @@ class _Text(NamedTuple):
     template: str
     labels: str
     exemplar_changes: int
-    slots: list[bytes | Slot | None]  # what is shown of them
+    slots: Sequence[bytes | Slot | None]  # those that were looked at
     expires_at: float  # monotonic seconds after which one of them has to vanish
     shown: int
     total: float
@@ -132,9 +133,11 @@ class _Writer:
         self._wanted = [not wanted or metric.name + suffix in wanted for suffix, _ in samples]
         self._whole = all(self._wanted)
         lines = [self._around_labels(metric, *sample) for sample in compress(samples, self._wanted)]
-        # What lines begin with, and how many of them in a row do; then what follows the labels, and the value's place.
+        # What lines begin with, and how many of them in a row do.
         self._begins = [(before, len(list(alike))) for before, alike in groupby(lines, lambda line: line[0])]
-        self._tails = [f"%s{after.replace('%', '%%')}%s" for _, after in lines]
+        # What follows the labels, and the value's place; then with an exemplar. Formats of lines that are formats, too.
+        self._tails = [f"%%s{after.replace('%', '%%%%')}%%s" for _, after in lines]
+        self._with_ids = [tail + _IDS for tail in self._tails]
         self._comments = self._comments_on(metric)
         self._texts: dict[Series, _Text] = {}
 
@@ -146,11 +149,11 @@ class _Writer:
         series = metric.series()
         piece, size, shown = [self._comments], 0, 0
         for each in series:
-            counts, total, slots, changes = each.read()
+            reading = counts, total, _, changes = each.read()
             text = self._texts.get(each)
             if text is None or changes != text.exemplar_changes or now > text.expires_at:
-                text = self._texts[each] = self._made(each, slots, changes, text, now, metric.policy.max_age)
-            if total != text.total:
+                text = self._texts[each] = self._made(each, reading, text, now, metric.policy.max_age)
+            elif total != text.total:
                 text = self._texts[each] = text._replace(total=total, number=_number(total))
             filled = text.template % self._values(text, counts)
             shown += text.shown
@@ -182,46 +185,61 @@ class _Writer:
         filling[::2], filling[1::2] = begins, values
         return tuple(filling)
 
-    def _made(
-        self,
-        series: Series,
-        slots: Sequence[Slot | None],
-        changes: int,
-        last: _Text | None,
-        now: float,
-        max_age: float,
-    ) -> _Text:
-        """What to keep of *series*, the endings of lines taken from *last* where they are what they were."""
+    def _made(self, series: Series, reading: Reading, last: _Text | None, now: float, max_age: float) -> _Text:
+        """What to keep of *series*, taken from *last* where it is what it was."""
+        _, total, slots, changes = reading
         kept: Sequence[bytes | Slot | None] = slots.raw if isinstance(slots, Exemplars) else slots
-        oldest = min([taken_at(slot) for slot in kept if slot is not None], default=math.inf)
-        if now - oldest > max_age:
-            kept = [slot if slot is not None and now - taken_at(slot) <= max_age else None for slot in kept]
-            oldest = min([taken_at(slot) for slot in kept if slot is not None], default=math.inf)
-        if last is None:
+        if not self._whole:
+            kept = [*compress(kept, self._wanted)]
+        template, shown, oldest = self._template(kept, last, now - max_age)
+        if last is not None:
+            labels = last.labels
+        else:
             labels = _pairs([(self._spell(name), value) for name, value in series.labels])
-            total, number = 0.0, _ZERO
-        else:
-            labels, total, number = last.labels, last.total, last.number
-        template = "".join(map("{}{}\n".format, self._tails, self._endings(kept, last)))
-        return _Text(
-            template, labels, changes, list(kept), oldest + max_age, len(kept) - kept.count(None), total, number
-        )
+        number = last.number if last is not None and last.total == total else _number(total)
+        return _Text(template, labels, changes, kept, oldest + max_age, shown, total, number)
 
-    def _endings(self, slots: Sequence[bytes | Slot | None], last: _Text | None) -> Iterable[str]:
-        """What follows the values in each line, from *last* where it is what it was."""
-        if not self._openmetrics:
-            return repeat("")
-        if last is None:
-            endings = ["" if slot is None else _ending(slot) for slot in slots]
-        else:
-            lines = zip(last.template.split("\n"), self._tails, strict=False)
-            known = zip(slots, last.slots, [line[len(tail) :] for line, tail in lines], strict=False)
-            endings = [
-                ending if slot is last_slot else "" if slot is None else _ending(slot)
-                for slot, last_slot, ending in known
-            ]
-        rest = chain(endings, repeat(""))
-        return rest if self._whole else compress(rest, self._wanted)
+    def _template(
+        self, slots: Sequence[bytes | Slot | None], last: _Text | None, since: float
+    ) -> tuple[str, int, float]:
+        """A template with those of *slots* that were taken *since*, how many these are and when the first was taken.
+
+        Lines are taken from *last* where they are what they were.
+        """
+        formats: list[str] = []  # of lines; then, what they are filled with
+        filling: list[object] = []
+        shown, oldest = 0, math.inf
+        known = (last.slots, last.template.split("\n")) if last is not None else (repeat(None), repeat(""))
+        for tail, with_ids, slot, last_slot, line in zip(self._tails, self._with_ids, slots, *known, strict=False):
+            # Taken apart here, once: a page of many workers has nothing as often as these.
+            if isinstance(slot, bytes):
+                stamped, value, trace_id, span_id, tenths = unpack_stored(slot)
+                taken, milliseconds = tenths / 10, stamped >> 1
+            elif slot is not None:
+                value, taken, milliseconds = slot.value, slot.taken_at, slot.timestamp_ms
+            if slot is None or taken < since:
+                formats.append(tail)
+                continue
+            shown += 1
+            if taken < oldest:
+                oldest = taken
+            amount = value if -1e6 < value < 1e6 else _number(value)  # the same, sooner
+            if not self._openmetrics:
+                formats.append(tail)
+            elif slot is last_slot:
+                formats.append("%s")
+                filling.append(line)
+            elif isinstance(slot, bytes):
+                formats.append(with_ids)
+                filling += (trace_id.hex(), span_id.hex(), amount, milliseconds / 1000)
+            elif slot.labels is None:
+                formats.append(with_ids)
+                filling += (f"{slot.trace_id:032x}", f"{slot.span_id:016x}", amount, milliseconds / 1000)
+            else:
+                formats.append(tail + _OWN_LABELS)
+                filling += (_pairs(slot.labels.items()).replace("%", "%%"), amount, milliseconds / 1000)
+        filled = "\n".join([*formats, *self._tails[len(formats) :]]) % tuple(filling)
+        return filled + "\n", shown, oldest  # a copy: what was formatted holds more memory than it shows
 
     def _samples(self, metric: Metric[Any]) -> list[tuple[str, str]]:
         """Suffix of the name and further label of each sample of a series."""
@@ -272,21 +290,6 @@ def _ours(metric: Metric[Any], chosen: Format, wanted: Set[str]) -> Generator[by
     except Exception as error:
         faults.note("collector", error, f"{metric.name} cannot be rendered: {error!r}")
         return 0
-
-
-def _ending(slot: bytes | Slot) -> str:
-    """What ends the line of a bucket or counter, as part of a template."""
-    if isinstance(slot, bytes):
-        stamped, value, trace_id, span_id, _ = unpack_stored(slot)
-        milliseconds, trace, span = stamped >> 1, trace_id.hex(), span_id.hex()
-    else:
-        value, milliseconds = slot.value, slot.timestamp_ms
-        if slot.labels is not None:
-            labels = _pairs(slot.labels.items()).replace("%", "%%")
-            return f" # {{{labels}}} {value if -1e6 < value < 1e6 else _number(value)} {milliseconds / 1000:.3f}"
-        trace, span = f"{slot.trace_id:032x}", f"{slot.span_id:016x}"
-    amount = value if -1e6 < value < 1e6 else _number(value)  # the same, sooner
-    return f'{_TRACE}{trace}{_SPAN}{span}"}} {amount} {milliseconds // 1000}.{milliseconds % 1000:03d}'
 
 
 def _pairs(labels: Iterable[tuple[str, str]]) -> str:

@@ -275,7 +275,7 @@ def _name(group: Group | None) -> str:
 
 def _boot() -> str:
     """What tells this boot of the machine from others."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
         return file.read().strip().replace("-", "")[:12]
 
 

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cache
-from typing import Final, NamedTuple, overload
+from typing import Any, Final, NamedTuple, overload
 from zlib import crc32
 
 from exemplars.policy import Slot
@@ -63,6 +63,8 @@ unpack_stored: Final[Callable[[bytes], tuple[int, float, bytes, bytes, int]]] = 
 _GLANCE: Final = struct.Struct("=8xQQQII")
 _TEXT: Final = struct.Struct("=II")
 _TENTHS: Final = 0xFFFFFFFF
+# In a third of the time of `json.loads`, which also finds an encoding out and passes over space around the value.
+_decode: Final[Callable[[str], tuple[Any, int]]] = json.JSONDecoder().raw_decode
 _METRIC_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*", re.ASCII)
 _LABEL_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 
@@ -167,13 +169,13 @@ def decode_labels(key: bytes, schema: Schema) -> tuple[str, ...] | None:
     if key == OVERFLOW_KEY and schema.labelnames:
         return None
     try:
-        values = json.loads(key)
-        if not isinstance(values, list) or len(values) != len(schema.labelnames):
+        text = key.decode()
+        values, end = _decode(text)
+        if end != len(text) or not isinstance(values, list) or len(values) != len(schema.labelnames):
             raise ValueError(f"{len(schema.labelnames)} label values are wanted")
-        for value in values:
-            value.encode()
+        "".join(values).encode()
         return tuple(values)
-    except (ValueError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise DamagedError("record", f"label values that are none: {error}") from None
 
 
@@ -364,19 +366,25 @@ def _slots(count: int) -> struct.Struct:
 
 @cache
 def _stamps(count: int) -> struct.Struct:
-    return struct.Struct(f"={count}Q")
+    return struct.Struct("=" + "8s" * count)
+
+
+@cache
+def _halves(count: int) -> struct.Struct:
+    return struct.Struct("=" + "II" * count)
 
 
 def read_slots(data: bytes, at: int, stamps: bytes, buckets: Iterable[int]) -> list[tuple[int, bytes | None]]:
     """The exemplars of *buckets*, of a series that has them at *at*, in 44 bytes each; ``None`` where a check fails."""
     count = len(stamps) // 8
-    bodies = _slots(count).unpack_from(data, at)
-    stamped = _stamps(count).unpack(stamps)
+    slots = _slots(count).unpack_from(data, at)
+    stamped, halves = _stamps(count).unpack(stamps), _halves(count).unpack(stamps)
     found: list[tuple[int, bytes | None]] = []
     for index in buckets:
-        body, start = bodies[2 * index], stamped[index]
-        whole = crc32(body, (start ^ start >> 32) & 0xFFFFFFFF) == bodies[2 * index + 1]
-        found.append((index, stamps[8 * index : 8 * index + 8] + body if whole else None))
+        first, second = 2 * index, 2 * index + 1
+        body = slots[first]
+        whole = crc32(body, halves[first] ^ halves[second]) == slots[second]  # as `_folded` has it
+        found.append((index, stamped[index] + body if whole else None))
     return found
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 from _thread import RLock
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -27,7 +28,9 @@ from exemplars.store.memory import Reading
 
 monotonic = time.perf_counter
 
-_CHUNK: Final = 262_144  # bytes that are read at once: the work of a fraction of a millisecond
+# Bytes that are read at once: the work of a fraction of a millisecond. From 128 KB on, malloc would ask the kernel for
+# fresh pages each time: to fault these in takes many times as long as to read.
+_CHUNK: Final = 122_880
 _NEW: Final = 32_768  # bytes of records that are taken up at once
 _STEP: Final = 32  # series after which a step of merging ends
 # What is read of a series, the head of a schema, and an exemplar's own labels, at their longest.
@@ -130,7 +133,7 @@ class Merged:
             total = _sum([part.sum for part in parts if part.sum >= 0])
         self._latest = (added, total, slots, changes)
 
-    def newest(self) -> tuple[list[Raw], list[tuple["_Entry", list[int]]]]:
+    def newest(self, all_owned: bool) -> tuple[list[Raw], list[tuple["_Entry", list[int]]]]:
         """The newest exemplar of each bucket as far as it is known, and in which buckets whose has to be read.
 
         None where the newest is gone or hidden, or two bear the same time: any other would be older than, or as old as,
@@ -138,24 +141,19 @@ class Merged:
         """
         buckets = self.schema.buckets
         unpack = _words(buckets).unpack
-        last = self._latest[2].raw
+        parts, last = self.parts, self._latest[2].raw
         slots: list[Raw] = [None] * buckets
-        wanted: dict[int, list[int]] = {}
-        all_owned = all(part.file.owned for part in self.parts)
-        for index, stamps in enumerate(zip(*[unpack(part.stamps) for part in self.parts], strict=True)):
+        wanted: defaultdict[int, list[int]] = defaultdict(list)
+        for index, stamps in enumerate(zip(*[unpack(part.stamps) for part in parts], strict=True)):
             stamped = max(stamps)
-            if stamped and not stamped & 1 and stamps.count(stamped) == 1:
-                slot = last[index]
-                if slot is not None and layout.stamp_of(slot) == stamped:
-                    if all_owned or not self.parts[stamps.index(stamped)].file.hides(slot):
-                        slots[index] = slot
-                else:
-                    part = stamps.index(stamped)
-                    if part in wanted:
-                        wanted[part].append(index)
-                    else:
-                        wanted[part] = [index]
-        return slots, [(self.parts[part], missing) for part, missing in wanted.items()]
+            if not stamped or stamped & 1 or stamps.count(stamped) > 1:
+                continue
+            slot = last[index]
+            if slot is None or layout.stamp_of(slot) != stamped:
+                wanted[stamps.index(stamped)].append(index)
+            elif all_owned or not parts[stamps.index(stamped)].file.hides(slot):
+                slots[index] = slot
+        return slots, [(parts[part], missing) for part, missing in wanted.items()]
 
     def show(self, slots: list[Raw]) -> None:
         """Have *slots* shown."""
@@ -441,11 +439,12 @@ class Reader:
         Raises `DamagedError` at the first that is none.
         """
         families, entries, changed = file.families, file.entries, self._changed
+        unpack_start, from_bytes = _START.unpack_from, int.from_bytes  # once, not for each record
         at = file.walked
         try:
             while at < until:
                 here = at - base
-                length, kind, key_length, schema_at = _START.unpack_from(data, here)
+                length, kind, key_length, schema_at = unpack_start(data, here)
                 head = data[here : here + ((layout.HEAD + key_length + 15) & ~15)]
                 # One like another that was checked, in a file with the same schema, is as good.
                 family = families.get(schema_at) if kind == _SERIES else None
@@ -460,7 +459,7 @@ class Reader:
                         file.rooms.append((at, data[here : here + 8]))
                 if merged is not None:
                     head, total, set_at, counted, stamps = merged.shape.unpack(data, here)
-                    counts = int.from_bytes(counted, _ORDER)
+                    counts = from_bytes(counted, _ORDER)
                     if counts & merged.too_much:
                         counts = self._impossible(file)
                     if head == merged.head:
@@ -480,12 +479,10 @@ class Reader:
             described = layout.read_head(os.pread(fd, _LONGEST_HEAD, head.schema), head.schema, end, head.schema)
             schema = Schema.decode(described.key)
             family = file.families[head.schema] = self._families.setdefault(schema, _Family(schema))
-        if layout.place(len(head.key), family.schema.buckets).end != head.length:
+        merged = family.series.get(head.key) or Merged(family.schema, head.key)
+        if layout.padded(merged.shape.to_end) != head.length:
             raise DamagedError("record", f"the series at {at} is not as long as its schema wants")
-        merged = family.series.get(head.key)
-        if merged is None:
-            merged = family.series[head.key] = Merged(family.schema, head.key)
-        return merged
+        return family.series.setdefault(head.key, merged)
 
     def _forget(self, file: _File) -> Iterator[None]:
         """Take what *file* said out of every series."""
@@ -503,6 +500,7 @@ class Reader:
         slots: dict[Merged, list[Raw]] = {}
         wanted: dict[_File, list[tuple[_Entry, list[int]]]] = {}
         emptied: set[Schema] = set()
+        all_owned = all(file.owned for file in self._files.values())
         for number, (merged, slots_too) in enumerate(self._changed.items(), 1):
             if not merged.parts:
                 family = self._families[merged.schema]
@@ -512,7 +510,7 @@ class Reader:
             else:
                 merged.merge()
                 if slots_too:
-                    slots[merged], missing = merged.newest()
+                    slots[merged], missing = merged.newest(all_owned)
                     for entry, buckets in missing:
                         wanted.setdefault(entry.file, []).append((entry, buckets))
             if number % _STEP == 0:
@@ -555,12 +553,13 @@ class Reader:
         if head != entry.head:
             return buckets
         missing = []
+        owned = entry.file.owned
         for index, stored in layout.read_slots(data, shape.to_slots, stamps, buckets):
             own = stored is not None and stored[16:32] == _NO_TRACE
             slots[index] = found = _with_labels(fd, stored) if stored is not None and own else stored
             if found is None:
                 missing.append(index)
-            elif entry.file.hides(found):
+            elif not owned and entry.file.hides(found):
                 slots[index] = None
         return missing
 

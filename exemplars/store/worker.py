@@ -355,10 +355,10 @@ def _decide() -> None:
             faults.say(logging.INFO, "numbers are in private memory: shared files are for 64-bit Linux")
             return
         found = group.find() if _group is None else _group
-        if isinstance(found, str) and (not _may_join(found) or directories.named() is None):
+        named = directories.named() if not isinstance(found, str) or _may_join(found) else None
+        if isinstance(found, str) and named is None:
             faults.say(logging.INFO, "numbers are in private memory: %s", found)
             return
-        named = directories.named()
         _group = None if isinstance(found, str) else found
         patience = 0.0 if _pause > _RETRY else _PATIENCE
         if _reader is None:
