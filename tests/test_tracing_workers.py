@@ -135,6 +135,8 @@ def run(
 @pytest.mark.parametrize("name", COMMANDS)
 def test_spans_of_every_worker_arrive_up_to_the_last_before_sigterm(name: str, tmp_path: Path) -> None:
     """Each once, under ids that no other has, though the application has seeded what is random before it was forked."""
+    if "gevent" in name and (3, 12) <= sys.version_info < (3, 12, 3):
+        pytest.skip("gevent resolves names in a thread, and at its exit this Python starts none (cpython#113964)")
     collected, told = run(name, tmp_path, Running.ask_both)
     assert collected.trace_ids == sorted(answer["trace_id"] for answer in told)
     assert len(set(collected.trace_ids)) == len(set(collected.span_ids)) == len(told)

@@ -87,12 +87,15 @@ def files_of(pid: int) -> set[Path]:
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that only this process keeps; 0 if it is gone."""
+    """Bytes of memory that the process has and no file backs; 0 if it is gone.
+
+    Those that it shares with its children since a fork as well: how many they are depends on how many live just then.
+    """
     try:
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        found = re.search(r"^Anonymous: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
     except OSError:
         return 0
-    return 1024 * sum(int(kilobytes) for kilobytes in re.findall(r"^Private_\w+: +(\d+) kB", rollup, re.MULTILINE))
+    return 1024 * int(found[1]) if found is not None else 0
 
 
 @contextlib.contextmanager
