@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
+import gunicorn.config
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry
@@ -31,6 +32,9 @@ PATIENCE: Final = 60.0  # seconds until a wait counts as failed; nothing is judg
 
 # For processes of their own: the package under test, wherever it is, and the tests.
 PACKAGES: Final = (str(Path(exemplars.__file__).parent.parent), str(Path(__file__).parent.parent))
+
+# For gunicorn, whose newer versions listen for orders.
+NO_ORDERS: Final = ("--no-control-socket",) if hasattr(gunicorn.config, "ControlSocketDisable") else ()
 
 
 def program(name: str) -> str:

@@ -141,8 +141,9 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
         for url in urls.values():
             page(url)  # it has started
         server = stack.enter_context(prometheus(directory, config, "--enable-feature=exemplar-storage"))
-        asyncio.run(load(urls, jobs))
         with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda name: server.scraped(name, 1), SERVED))  # Prometheus takes seconds to begin
+            asyncio.run(load(urls, jobs))
             list(pool.map(lambda name: server.scraped(name, 2), SERVED))  # the second one began after the load
         for name, job in jobs.items():
             ask(server, name, job, start)

@@ -18,11 +18,11 @@ import pytest
 
 from exemplars.store import ofd
 from tests.faults.servers import Server, is_alive, running
-from tests.programs import PACKAGES, PATIENCE, eventually, program
+from tests.programs import NO_ORDERS, PACKAGES, PATIENCE, eventually, program
 
 pytestmark = pytest.mark.skipif(not ofd.SUPPORTED, reason="workers share on 64-bit Linux only")
 
-GUNICORN: Final = ("gunicorn", "--bind=127.0.0.1:0", "--keep-alive=0", "--no-control-socket", "tests.apps.port:wsgi")
+GUNICORN: Final = ("gunicorn", "--bind=127.0.0.1:0", "--keep-alive=0", *NO_ORDERS, "tests.apps.port:wsgi")
 PRELOADED: Final = (*GUNICORN, "--preload")
 COMMANDS: Final = {
     "gunicorn": GUNICORN,

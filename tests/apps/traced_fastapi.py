@@ -1,10 +1,12 @@
-"""FastAPI, traced by itself. Its routes are those of `traced_flask` and `traced_django`."""
+"""FastAPI, traced by itself where it can. Its routes are those of `traced_flask` and `traced_django`."""
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import StreamingResponse
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
 from exemplars import instrument
 from tests.apps import traced
@@ -40,4 +42,6 @@ async def fail() -> None:
 
 
 app.include_router(router)
+if "telemetry" not in inspect.signature(FastAPI).parameters:
+    FastAPIInstrumentor.instrument_app(app, excluded_urls="/metrics")
 app = instrument(app, policy=traced.POLICY)

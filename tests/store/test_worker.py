@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from exemplars.store import group, ofd
-from tests.programs import PACKAGES, eventually, serving
+from tests.programs import NO_ORDERS, PACKAGES, eventually, serving
 
 pytestmark = pytest.mark.skipif(not ofd.SUPPORTED, reason="workers share on Linux only")
 
@@ -338,7 +338,7 @@ SERVED: Final = """
 def test_what_a_preloading_gunicorn_counts_is_there_once_and_its_workers_children_count_alone(tmp_path: Path) -> None:
     (tmp_path / "served.py").write_text(textwrap.dedent(SERVED))
     home = tmp_path / "named"
-    server = ("gunicorn", "--preload", "-w3", "-b127.0.0.1:0", "--keep-alive=0", "--no-control-socket", "served:app")
+    server = ("gunicorn", "--preload", "-w3", "-b127.0.0.1:0", "--keep-alive=0", *NO_ORDERS, "served:app")
     with serving("gunicorn", server, tmp_path, EXEMPLARS_DIR=str(home)) as url:
 
         def page(path: str = "/") -> dict[str, str]:
