@@ -13,12 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
-import gunicorn.config
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry
@@ -34,7 +34,7 @@ PATIENCE: Final = 60.0  # seconds until a wait counts as failed; nothing is judg
 PACKAGES: Final = (str(Path(exemplars.__file__).parent.parent), str(Path(__file__).parent.parent))
 
 # For gunicorn, whose newer versions listen for orders.
-NO_ORDERS: Final = ("--no-control-socket",) if hasattr(gunicorn.config, "ControlSocketDisable") else ()
+NO_ORDERS: Final = ("--no-control-socket",) if tuple(map(int, version("gunicorn").split(".")[:2])) >= (25, 1) else ()
 
 
 def program(name: str) -> str:
