@@ -104,7 +104,7 @@ def receiving(traces: Traces) -> Iterator[str]:
 
         def _body(self) -> Iterator[bytes]:
             if self.headers["Transfer-Encoding"] != "chunked":
-                yield self.rfile.read(int(self.headers["Content-Length"]))
+                yield self.rfile.read(int(self.headers.get("Content-Length", "")))  # none: it ends before that
                 return
             while size := int(self.rfile.readline().partition(b";")[0], 16):  # as Node's exporter sends
                 yield self.rfile.read(size)

@@ -269,6 +269,7 @@ def _name(group: Group | None) -> str:
     try:
         started = _started(group.master)
     except OSError as error:
+        _unless_undecided(error)
         raise OSError(f"the start time of the master, process {group.master}, is unknown: {_reason(error)}") from error
     return f"group-{euid}-{boot}-{_namespace()}-{group.master}-{started}-{application}"
 

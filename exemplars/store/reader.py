@@ -46,6 +46,8 @@ _IMPOSSIBLE: Final = -1
 
 # What says nothing of a file, only that this process cannot open it just now.
 _FOR_NOW: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
+# And what says nothing of it to other workers, whose pages go on.
+_HERE_ONLY: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 # An exemplar as it is kept; one with labels of its own is a slot.
 Raw = bytes | Slot | None
@@ -241,6 +243,7 @@ class Reader:
         self.directory = directory
         self.workers = 0  # whose files have an owner
         self.is_whole = False  # whether it has read all that there is, at least once
+        self.is_behind = False  # whether the last pass could not read what others can
         self._report = report
         self._files: dict[str, _File] = {}
         self._families: dict[Schema, _Family] = {}
@@ -295,11 +298,12 @@ class Reader:
             names = self.directory.files()
         except OSError as error:
             self._report("unreadable", "", str(error))  # all stays as it was
+            self.is_behind = error.errno in _HERE_ONLY
             return
         for gone in self._files.keys() - set(names):
             yield from self._forget(self._files.pop(gone))
         yield  # what came before, finding a place for one's own numbers, was enough for a step
-        unseen = False
+        unseen = behind = False
         for name in names:
             file = self._files.get(name) or _File(name)
             try:
@@ -310,6 +314,7 @@ class Reader:
                 # Its numbers stay as they were: a sum that falls would look like a restart.
                 self._report("unreadable", name, str(error))
                 unseen = unseen or (not file.seen and error.errno in _FOR_NOW)
+                behind = behind or error.errno in _HERE_ONLY
             except DamagedError as error:
                 self._report(error.reason, name, str(error))
                 yield from self._forget(file)
@@ -318,6 +323,7 @@ class Reader:
         self.workers = sum(file.owned for file in self._files.values())
         yield from self._merge()
         self.is_whole = self.is_whole or not unseen
+        self.is_behind = behind
 
     def _read(self, file: _File) -> Iterator[None]:
         """Bring what *file* says up to date."""

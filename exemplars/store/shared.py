@@ -6,7 +6,7 @@ import math
 import mmap
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from exemplars.policy import Slot
@@ -151,6 +151,7 @@ class OwnFile:
         self._segments: list[tuple[int, int, memoryview]] = []
         self._end = 0
         self._used = 0
+        self._left = b""  # who had it last, as the header says it
         self._free: dict[int, list[int]] = {}
         self._schemas: dict[Schema, int] = {}
         # Series that stand in the file, and that this process has not asked for yet.
@@ -173,13 +174,12 @@ class OwnFile:
             if file._used:
                 return file
             try:
-                with file._taking_over():
-                    file._adopt(now)
+                file._adopt(now)
             except (OSError, DamagedError):
-                file.close()
+                file._give_back()
                 unfit.add(file.name)
             except BaseException:
-                file.close()
+                file._give_back()
                 raise
             else:
                 return file
@@ -193,8 +193,12 @@ class OwnFile:
                 with contextlib.suppress(OSError):
                     fd = directory.open(name, os.O_RDWR)
                     try:
-                        if ofd.take(fd):
-                            return cls(directory, name, fd)
+                        if not ofd.held(fd):
+                            left = _say_taken_over(fd)
+                            if ofd.take(fd):
+                                file = cls(directory, name, fd)
+                                file._left = left
+                                return file
                     except BaseException:
                         os.close(fd)
                         raise
@@ -307,6 +311,12 @@ class OwnFile:
         if self.is_ours():
             os.close(self.lock_fd)
 
+    def _give_back(self) -> None:
+        """Leave the file to whoever comes next, as the last owner has left it."""
+        with contextlib.suppress(OSError):
+            os.pwrite(self.lock_fd, self._left, layout.PID_AT)
+        self.close()
+
     def write(self, at: int, data: bytes) -> None:
         """Store *data* at *at*, in one segment."""
         start, _, view = self._segment(at)
@@ -403,21 +413,6 @@ class OwnFile:
             self._segments += segments
             self._end = start + length
 
-    @contextlib.contextmanager
-    def _taking_over(self) -> Iterator[None]:
-        """Have scrapes know that what stands in the file is the last owner's still; if it stays so, it stays all."""
-        before = os.pread(self.lock_fd, layout.HEADER, 0)
-        if len(before) < layout.HEADER or not before.startswith(layout.MAGIC):
-            yield
-            return
-        os.pwrite(self.lock_fd, layout.encode_pid(0), layout.PID_AT)
-        try:
-            yield
-        except BaseException:
-            os.pwrite(self.lock_fd, before[layout.PID_AT : layout.PID_AT + 8], layout.PID_AT)
-            raise
-        os.pwrite(self.lock_fd, layout.encode_pid(self.pid), layout.PID_AT)
-
     def _adopt(self, now: float) -> None:
         """Go on where the last owner was when it ended. Raises `DamagedError` for what it can not have left."""
         size = os.fstat(self.lock_fd).st_size
@@ -452,6 +447,7 @@ class OwnFile:
                 self.free(at, head.length)
             elif head.kind == Kind.FREE:
                 self._free.setdefault(head.length, []).append(at)
+        self.words(0, layout.HEADER)[layout.PID_AT : layout.PID_AT + 8].cast("Q")[0] = self.pid
 
     def _taken_last(self, at: int, key: Key) -> float:
         """When the newest exemplar of a series was taken, in seconds of the monotonic clock."""
@@ -478,6 +474,19 @@ class OwnFile:
                 else:
                     wanted.add(labels_at)
         return wanted
+
+
+def _say_taken_over(fd: int) -> bytes:
+    """Have scrapes know that what stands in the file *fd* is the last owner's still, until its next is done with it.
+
+    Before that one has it: else they could take it for the next one's in between. Under the lock of the directory, in
+    which nobody else comes to have it meanwhile. Returns the bytes that stood there.
+    """
+    start = os.pread(fd, layout.HEADER, 0)
+    if len(start) < layout.HEADER or not start.startswith(layout.MAGIC):
+        return b""
+    os.pwrite(fd, layout.encode_pid(0), layout.PID_AT)
+    return start[layout.PID_AT : layout.PID_AT + 8]
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:

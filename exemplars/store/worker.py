@@ -149,7 +149,10 @@ def to_be_shared() -> bool:
     if not ofd.SUPPORTED:
         return False
     found = group.find()
-    return not isinstance(found, str) or group.is_master() or (_may_join(found) and directories.named() is not None)
+    try:
+        return not isinstance(found, str) or group.is_master() or (_may_join(found) and directories.named() is not None)
+    except OSError:
+        return True  # one is named, of which nothing more can be told just now
 
 
 def _may_join(reason: str) -> bool:
@@ -276,14 +279,19 @@ def _say_private(subject: Subject) -> None:
 
 
 def tally(counted: tallies.Tally) -> dict[str, int]:
-    """The library's own numbers of all workers, by label value."""
-    values = dict(counted.values)
-    for series in _shown.series(_schema_of(counted)) if _shown is not None else ():
-        label = series.labels[0][1] if series.labels else ""
-        told = (counted, label) in _told  # then that of this process is among them
+    """The library's own numbers of all workers, by label value; none where those of the metrics are not shown either.
+
+    As with these, what has no place in a file yet is not among them.
+    """
+    if not _is_shared:
+        return dict(counted.values)
+    if _shown is None:
+        return {}
+    values = dict.fromkeys(counted.values, 0)
+    for series in _shown.series(_schema_of(counted)):
         total = series.read()[1]
         if math.isfinite(total):  # nothing checks a sum in a file
-            values[label] = int(total) + (0 if told else values.get(label, 0))
+            values[series.labels[0][1] if series.labels else ""] = int(total)
     return values
 
 
@@ -301,8 +309,9 @@ def refresh() -> Iterator[None]:
         if reader is not None:
             yield from reader.refresh()
         with lock:
-            if reader is _reader and reader is not None and reader.is_whole:
-                _shown = reader
+            if reader is _reader and reader is not None:
+                # Nothing rather than what has fallen behind the pages of those who can read.
+                _shown = reader if reader.is_whole and not reader.is_behind else None
     except Exception as error:
         faults.note("store", error)
     faults.speak()
@@ -355,11 +364,12 @@ def _decide() -> None:
             faults.say(logging.INFO, "numbers are in private memory: shared files are for 64-bit Linux")
             return
         found = group.find() if _group is None else _group
+        _group = None if isinstance(found, str) else found  # also where it cannot be looked up what is named
         named = directories.named() if not isinstance(found, str) or _may_join(found) else None
         if isinstance(found, str) and named is None:
+            _is_shared = False
             faults.say(logging.INFO, "numbers are in private memory: %s", found)
             return
-        _group = None if isinstance(found, str) else found
         patience = 0.0 if _pause > _RETRY else _PATIENCE
         if _reader is None:
             directory = directories.of_group(_group, named, patience)
@@ -485,13 +495,15 @@ def _mend() -> None:
         _decided = False
         attach()
         return
+    if _own is None and _reader is not None and _reader.directory.lost():
+        # Who has a file makes it anew elsewhere, and goes on: what is known from here would fall behind.
+        _reader.directory.close()
+        _reader = _shown = None
+        _retry_at = now
     if now < _retry_at:
         return
     if _own is None:
         if _retry_at:
-            if _reader is not None and _reader.directory.lost():
-                _reader.directory.close()
-                _reader = _shown = None
             _retry_at = 0.0
             _decided = False
             attach()
@@ -583,7 +595,7 @@ def _tell(counted: tallies.Tally, label: str) -> None:
         return
     told = _told.get((counted, label))
     if told is None:
-        if not counted.values[label]:
+        if not counted.values[label] and counted is not faults.errors:  # these have room before there is none
             return
         key = (_schema_of(counted), layout.encode_labels((label,) if counted.label else ()))
         try:
@@ -611,12 +623,15 @@ tallies.changed = _tell
 def _after_fork() -> None:
     """In a forked child: nothing of the parent's is written or owned any more. Opens nothing, logs nothing."""
     global _decided, _attaching, _group, _is_shared, _own, _reader, _shown, _inherited, _retry_at, _pause
-    _inherited = _own is None and (_decided or _inherited)
+    waits = _own is None and bool(_retry_at)  # who waits for a file will bring all of its numbers there itself
+    _inherited = _own is None and not waits and (_decided or _inherited)
     if _own is not None:
         own = _own
         for shared_record in (*_shared_records(), *(told for told, _ in _told.values())):
             shared_record.let_go()
         own.close()
+        _to_zero()
+    elif waits:
         _to_zero()
     elif _decided:
         for subject in list(_subjects):

@@ -8,13 +8,14 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exemplars.store import layout, ofd, reader
+from exemplars.store import layout, ofd, reader, shared
 from exemplars.store.directory import Directory
 from exemplars.store.layout import Schema
 from exemplars.store.shared import FileRecord, OwnFile
@@ -154,10 +155,17 @@ def test_what_may_have_died_unsent_with_its_worker_is_hidden_until_somebody_has_
         meanwhile.append((dots(watch), dots(Watch(directory))))
         adopt(file, at)
 
+    def take(fd: int) -> bool:
+        taken = ofd.take(fd)
+        if os.readlink(f"/proc/self/fd/{fd}").endswith("worker-1"):
+            meanwhile.append((dots(watch), dots(Watch(directory))))
+        return taken
+
     monkeypatch.setattr(OwnFile, "_adopt", adopting)
+    monkeypatch.setattr(shared, "ofd", SimpleNamespace(take=take, held=ofd.held))
     adopted = OwnFile.obtain(directory, now)
     assert adopted.name == "worker-1"
-    assert meanwhile == [([10, None], [None, None])]
+    assert meanwhile == [([10, None], [None, None])] * 2
     assert dots(watch) == dots(Watch(directory)) == [10, None]
     others.put(0, slot(3.0, 30, 1000.0), others.slots[0])
     assert dots(watch) == dots(Watch(directory)) == [10, 30]
