@@ -630,8 +630,7 @@ def _after_fork() -> None:
         for shared_record in (*_shared_records(), *(told for told, _ in _told.values())):
             shared_record.let_go()
         own.close()
-        _to_zero()
-    elif waits:
+    if _own is not None or waits:
         _to_zero()
     elif _decided:
         for subject in list(_subjects):
